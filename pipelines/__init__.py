@@ -1,0 +1,1 @@
+"""The work of wamloom: lines (ingest, encode, build, verify), families, ideas and plumbing."""

@@ -1,0 +1,79 @@
+"""A data set card: where things lie in the source, what they mean, which robot, which licence."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from schemas.embodiment import Rate, ViewSlot
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChannelMap(_Frozen):
+    """Fills canonical channels from one source field: columns ``[start, stop)`` times ``scale`` plus ``offset``."""
+
+    field: str
+    """Name of the source stream, such as ``observation/state`` (RLDS) or ``observation.state`` (LeRobot)."""
+    start: int = 0
+    stop: int | None = None
+    """None: to the end of the vector."""
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+class Recognize(_Frozen):
+    """How this card knows its data. All given conditions must hold; a card without any is only used by name."""
+
+    datasets: tuple[str, ...] = ()
+    """Names the source gives itself: the tfds builder name, the LeRobot folder name."""
+    robot_types: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()
+    """Source fields that must all be there."""
+
+
+class Language(_Frozen):
+    """Where instructions come from, and what is not an instruction although it stands there."""
+
+    fields: tuple[str, ...] = ()
+    """In order of preference; empty: whatever the source itself calls the task."""
+    ignore: tuple[str, ...] = ()
+    """Texts that are placeholders or labels in this data set, compared without case."""
+
+
+class DatasetCard(_Frozen):
+    """Maps the fields of one named body of episodes to the channels of an embodiment."""
+
+    name: str
+    version: int
+    title: str
+    source: str
+    embodiment: str
+    license: str
+    recognize: Recognize = Recognize()
+    control_rate: Rate | None = None
+    """None: the rate the source declares, else the embodiment's."""
+    clock: Literal["source", "declared"] = "declared"
+    """``source`` uses the recorded timestamps of the steps; ``declared`` index / control rate."""
+    proprio: tuple[ChannelMap, ...] = ()
+    action: tuple[ChannelMap, ...] = ()
+    views: dict[str, ViewSlot] = {}
+    """Source camera key to view slot; a camera that is not listed is stored in no slot and reported."""
+    optional_views: tuple[ViewSlot, ...] = ()
+    """Slots whose absence does not fail an episode."""
+    language: Language = Language()
+    success_field: str | None = None
+    """Source stream whose last value says success; None: the source does not say."""
+    institution: str = "unknown"
+    notes: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "DatasetCard":
+        slots = list(self.views.values())
+        if len(set(slots)) != len(slots):
+            raise ValueError("two cameras fill the same view slot")
+        unknown = set(self.optional_views) - set(slots)
+        if unknown:
+            raise ValueError(f"optional views {sorted(unknown)} are not filled by any camera")
+        return self

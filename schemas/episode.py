@@ -1,0 +1,171 @@
+"""An episode: one continuous recording of one robot doing one task, with every stream and view on its own clock."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+
+from schemas.dataset_card import DatasetCard
+from schemas.embodiment import Embodiment
+from schemas.findings import Finding
+from schemas.fingerprint import array_sha256, fingerprint
+
+Clock = Literal["source", "declared"]
+Scalar = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRef:
+    """Where one source episode lies; cheap to list, picklable, no content read yet."""
+
+    source: str
+    """Registry name of the source that lists and reads it."""
+    location: str
+    """The root folder or URL of the data set."""
+    dataset: str
+    """What the source calls itself, such as ``bridge_dataset``."""
+    version: str
+    split: str
+    key: str
+    """Unique within ``location`` and sorted in recording order, such as ``train/00000/000003``."""
+    state: str
+    """Fingerprint of the files it lies in (relative names, sizes, modification times): unchanged state, unchanged bytes."""
+    num_bytes: int
+    """Estimate, to pack units of even size."""
+    details: tuple[tuple[str, str], ...] = ()
+    """What ``read`` needs beyond the key; private to the source."""
+
+    def detail(self, name: str) -> str:
+        """The value of the detail ``name``; raises KeyError."""
+        return dict(self.details)[name]
+
+    @property
+    def where(self) -> str:
+        """Human-readable place, for messages."""
+        return f"{self.location}#{self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A numeric stream as the source had it: ``values`` [T, ...] in the source's dtype, ``times_ns`` int64 [T]."""
+
+    name: str
+    values: np.ndarray
+    times_ns: np.ndarray
+    clock: Clock
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.times_ns):
+            raise ValueError(f"stream {self.name}: {len(self.values)} values, {len(self.times_ns)} times")
+
+    @property
+    def identity(self) -> tuple[str, str, tuple[int, ...], str]:
+        """Name, dtype, shape and hash of the values: what makes two streams the same."""
+        return (self.name, self.values.dtype.str, self.values.shape, array_sha256(self.values))
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedView:
+    """The video of one camera, as encoded by the source and never re-compressed."""
+
+    key: str
+    """The camera's name in the source."""
+    codec: str
+    """FFmpeg codec name: ``h264``, ``av1``, ``mjpeg``, ``png``, ..."""
+    container: str
+    """FFmpeg demuxer to open ``data`` with: ``mov`` or ``matroska``."""
+    data: bytes
+    width_px: int
+    height_px: int
+    times_ns: np.ndarray
+    """int64 [F]: the time of each frame on the episode's clock, where 0 is its first step."""
+    packets_sha256: str
+    """Hash of the compressed frames without their container: the same in whatever file they lie."""
+    how: Literal["copied", "cut", "packed"]
+    """``copied`` file as it came; ``cut`` out of a shared file by stream copy; ``packed`` single images in a container."""
+    first_frame: int = 0
+    """Frames to skip at the start of ``data``: a cut begins at the key frame at or before the episode."""
+
+    @property
+    def num_frames(self) -> int:
+        """Frames that belong to the episode (those skipped do not)."""
+        return len(self.times_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """Language given with the episode, and the source field it came from."""
+
+    text: str
+    field: str
+    start_ns: int | None = None
+    stop_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """An annotated half-open span; nothing is ever cut out because of it."""
+
+    kind: Literal["idle", "language", "gap", "success"]
+    start_ns: int
+    stop_ns: int
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RawEpisode:
+    """What a source returns: everything it found, under the source's own names, unmapped and unjudged."""
+
+    ref: EpisodeRef
+    streams: tuple[Stream, ...]
+    """Every numeric field of the steps, bookkeeping counters left out. All share the step clock unless they have their own."""
+    views: tuple[EncodedView, ...]
+    instructions: tuple[Instruction, ...]
+    declared_rate: Fraction | None
+    """Steps per second if the source says so."""
+    source_sha256: str
+    """Hash of the source bytes it was read from (record, file or files)."""
+    robot_type: str = ""
+    attributes: tuple[tuple[str, Scalar], ...] = ()
+    """Episode-level facts of the source, such as ``file_path``."""
+    findings: tuple[Finding, ...] = ()
+    """What the reader noticed, such as flags that deny pictures that are there."""
+
+    @property
+    def episode_id(self) -> str:
+        """Content identity: numbers, compressed frames and instructions; not name, path, index, split or container."""
+        return fingerprint(
+            "episode-1",
+            sorted(stream.identity for stream in self.streams),
+            sorted((view.key, view.num_frames, view.packets_sha256) for view in self.views),
+            [instruction.text for instruction in self.instructions],
+        )
+
+    def stream(self, name: str) -> Stream | None:
+        """The stream of that name, or None."""
+        return next((stream for stream in self.streams if stream.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """An episode with meaning: its card applied. ``action`` [T, A] and ``proprio`` [T, P] are float64, absolute, native."""
+
+    raw: RawEpisode
+    card: DatasetCard
+    embodiment: Embodiment
+    control_rate: Fraction
+    action: Stream
+    proprio: Stream
+    views: Mapping[str, EncodedView]
+    """By view slot."""
+    instructions: tuple[Instruction, ...]
+    success: bool | None
+    segments: tuple[Segment, ...] = ()
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def num_steps(self) -> int:
+        """Rows of the action stream."""
+        return len(self.action.values)

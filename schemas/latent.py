@@ -1,0 +1,47 @@
+"""A latent clip: the frames of one view in one window, encoded, with everything that keys and aligns it."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from schemas.fingerprint import fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPlan:
+    """Which source frames go into one latent clip, before any is decoded."""
+
+    episode_id: str
+    slot: str
+    views_fingerprint: str
+    encoder_fingerprint: str
+    frame_ids: tuple[int, ...]
+    """Source frames in order; one may repeat where the clip's rate is above the camera's."""
+    times_ns: tuple[int, ...]
+    """The grid times those frames stand for."""
+    rate: Fraction | None
+    """Grid rate; None at the camera's native frames."""
+
+    @property
+    def latent_id(self) -> str:
+        """Key of the row: content, view recipe, encoder and exact frames."""
+        return fingerprint(
+            "latent-1",
+            self.episode_id,
+            self.slot,
+            self.views_fingerprint,
+            self.encoder_fingerprint,
+            self.frame_ids,
+            self.times_ns,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LatentClip:
+    """A computed clip: ``values`` [L, C, h, w]."""
+
+    plan: ClipPlan
+    values: np.ndarray
+    temporal_stride: int
+    leading_frames: int

@@ -1,0 +1,216 @@
+"""Recipes: the choices of a run, as TOML. Unknown keys are errors that name the nearest known key."""
+
+import difflib
+import tomllib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+
+from schemas.embodiment import ViewSlot
+from schemas.errors import RecipeError
+from schemas.findings import Severity
+from schemas.fingerprint import fingerprint
+from schemas.time import parse_rate, rate_text
+
+
+def _native_or_rate(value: Any) -> Any:
+    return None if value in (None, "native") else parse_rate(value)
+
+
+TargetRate = Annotated[
+    Any, BeforeValidator(_native_or_rate), PlainSerializer(lambda rate: "native" if rate is None else rate_text(rate))
+]
+"""``"native"`` (None in memory: the source's own steps or frames) or a rate in Hz (a Fraction in memory)."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any choice changes."""
+        return fingerprint(type(self).__name__, self.model_dump(mode="json"))
+
+
+class Limits(_Frozen):
+    """Sizes from data are checked against these before anything is allocated."""
+
+    max_pixels: int = Field(default=16_777_216, gt=0)
+    """Per frame."""
+    max_frames: int = Field(default=2_000_000, gt=0)
+    """Per video."""
+    max_video_bytes: int = Field(default=4_294_967_296, gt=0)
+    max_record_bytes: int = Field(default=2_147_483_648, gt=0)
+    """Per TFRecord or Parquet file."""
+    decode_memory_mb: int = Field(default=3072, gt=0)
+    """Address space the decoding child may use beyond what it starts with."""
+    seconds_per_1000_frames: float = Field(default=120.0, gt=0)
+    """Deadline of the decoding child, at least 20 s in any case."""
+
+
+class Gates(_Frozen):
+    """Which findings reject an episode."""
+
+    reject_at: Severity | Literal["never"] = Severity.ERROR
+    rules: dict[str, Severity | Literal["ignore"]] = {}
+    """Changes the severity of a rule by name."""
+
+
+class IngestRecipe(_Frozen):
+    """Choices of ``wamloom ingest``."""
+
+    gates: Gates = Gates()
+    limits: Limits = Limits()
+    video_check: Literal["decode", "packets"] = "decode"
+    """``decode`` looks at every frame (small); ``packets`` only at containers and counts."""
+    max_failed_fraction: float = Field(default=0.0, ge=0, le=1)
+    max_rejected_fraction: float = Field(default=0.5, ge=0, le=1)
+    unit_mb: int = Field(default=64, gt=0)
+    """Source bytes per work unit."""
+    commit_mb: int = Field(default=256, gt=0)
+    """Rows are committed to the lake in batches of about this size."""
+
+
+class ViewsRecipe(_Frozen):
+    """How a view becomes pixels of one size."""
+
+    slots: tuple[ViewSlot, ...] = ()
+    """Empty: every view the episode has."""
+    height_px: int | None = Field(default=None, gt=0)
+    width_px: int | None = Field(default=None, gt=0)
+    """Both None: the size of the source."""
+    fit: Literal["stretch", "crop", "pad"] = "pad"
+    filter: Literal["area", "bilinear", "bicubic", "lanczos"] = "area"
+    """swscale filter."""
+
+
+class ClipRecipe(_Frozen):
+    """How a view is cut into latent clips."""
+
+    kind: Literal["whole", "fixed"] = "whole"
+    """``whole`` episode with a tail the encoder can take, or ``fixed`` length."""
+    num_frames: int = Field(default=17, gt=0)
+    """For ``fixed``: frames per clip; must be one the encoder can take, such as 1+4k."""
+    stride: int | None = Field(default=None, gt=0)
+    """For ``fixed``: frames from one clip's start to the next; None: clips meet end to end."""
+
+
+class EncodeRecipe(_Frozen):
+    """Choices of ``wamloom encode``."""
+
+    encoder: str = "wavelet"
+    weights: str | None = None
+    options: dict[str, int | float | str | bool] = {}
+    """Passed to the encoder by name, such as ``spatial = 16`` for wavelet."""
+    rate: TargetRate = None
+    views: ViewsRecipe = ViewsRecipe()
+    clip: ClipRecipe = ClipRecipe()
+    dtype: Literal["float32", "float16"] = "float32"
+    unit_frames: int = Field(default=2000, gt=0)
+    """Frames per work unit."""
+    limits: Limits = Limits()
+
+
+class TokenizerRecipe(_Frozen):
+    """Which action tokenizer, and its parameters by name."""
+
+    name: str = "bins"
+    options: dict[str, int | float | str | bool] = {}
+
+
+class VideoRecipe(_Frozen):
+    """How pixels are encoded in formats that carry video."""
+
+    codec: Literal["h264", "av1"] = "h264"
+    gop: int = Field(default=2, gt=0)
+    crf: int = Field(default=23, ge=0, le=63)
+    preset: str = "veryfast"
+    """x264 preset, or SVT-AV1 preset number."""
+
+
+class BuildRecipe(_Frozen):
+    """Choices of ``wamloom build``."""
+
+    formats: tuple[str, ...] = ("lerobot_v3",)
+    rate: TargetRate = None
+    horizon: int = Field(default=16, gt=0)
+    """Actions per chunk."""
+    sample_stride: int | None = Field(default=None, gt=0)
+    """Steps from one windowed sample to the next (webdataset); None: ``horizon``, so that windows tile."""
+    views: ViewsRecipe = ViewsRecipe()
+    content: Literal["frames", "latents", "both"] = "frames"
+    """What windowed samples carry of the picture."""
+    encoder: str | None = None
+    """Which latents to join, by encoder name; needed when content is not ``frames``."""
+    normalize: Literal["none", "quantile", "min_max", "z_score"] = "none"
+    """Of actions and proprio; the manifest carries the statistics."""
+    tokenizer: TokenizerRecipe | None = TokenizerRecipe()
+    video: VideoRecipe = VideoRecipe()
+    where: str = ""
+    """SQL filter over the columns of the episodes table, such as ``dataset = 'bridge' and num_steps > 10``."""
+    seed: int = 0
+    """Orders the episodes."""
+    unit_frames: int = Field(default=4000, gt=0)
+    """Camera frames per work unit, and so per file."""
+    limits: Limits = Limits()
+
+
+Recipe = IngestRecipe | EncodeRecipe | BuildRecipe
+
+
+def load_recipe[R: Recipe](kind: type[R], text: str, where: str, overrides: dict[str, Any] | None = None) -> R:
+    """The recipe in ``text`` (TOML; may be empty), single fields replaced by ``overrides`` (nested dicts merge).
+
+    Raises RecipeError that names the file, the key, and the nearest known key.
+    """
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"not valid TOML: {error}", where, "see docs/recipes.md for a complete example") from error
+    return validate_model(kind, _merge(values, overrides or {}), where)
+
+
+def validate_model[M: BaseModel](kind: type[M], values: dict[str, Any], where: str) -> M:
+    """``values`` as ``kind``; raises RecipeError naming the key in question and the nearest known one."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = _known_keys(kind, first["loc"][:-1])
+            near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise RecipeError(f"unknown key {path!r}", where, hint) from error
+        raise RecipeError(f"{path or 'the whole'}: {first['msg']}", where, f"found {first['input']!r}"[:200]) from error
+
+
+def _merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for key, value in overrides.items():
+        inner = merged.get(key)
+        merged[key] = _merge(inner, value) if isinstance(value, dict) and isinstance(inner, dict) else value
+    return merged
+
+
+def _known_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """Field names of the model that ``path`` leads to; [] where the path leaves the models."""
+    model: Any = kind
+    for part in path:
+        if isinstance(part, int):
+            continue
+        model_fields = getattr(model, "model_fields", {})
+        if part not in model_fields:
+            return []
+        model = _inner_model(model_fields[part].annotation)
+    return sorted(getattr(model, "model_fields", {}))
+
+
+def _inner_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _inner_model(argument)
+        if found is not None:
+            return found
+    return None
