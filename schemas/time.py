@@ -70,10 +70,10 @@ class TimeGrid:
 
     def times_ns(self) -> np.ndarray:
         """All instants, int64 [T]."""
-        steps = np.arange(self.num_steps, dtype=np.int64)
+        steps: np.ndarray = np.arange(self.num_steps, dtype=np.int64)
         largest = self.num_steps * NANOSECONDS * self.rate.denominator
         if largest < 2**62:
-            offsets = steps * (NANOSECONDS * self.rate.denominator) // self.rate.numerator
+            offsets: np.ndarray = steps * (NANOSECONDS * self.rate.denominator) // self.rate.numerator
         else:
             factor, divisor = NANOSECONDS * self.rate.denominator, self.rate.numerator
             offsets = np.array([int(i) * factor // divisor for i in steps], dtype=np.int64)
