@@ -1,0 +1,403 @@
+"""The ingest line: locations -> one row of the lake per source episode, whatever became of it.
+
+``plan_ingest`` lists and packs, ``IngestWorker`` reads, maps and judges one unit into a staged file, ``IngestCommitter``
+puts staged rows into the lake and keeps the account: listed = kept + rejected + failed + already.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import pyarrow as pa
+
+from pipelines import cards, registry
+from pipelines.channels import to_episode
+from pipelines.lake import Lake, quoted
+from pipelines.rows import Row, episode_row, failed_row, outcome_of, staged_table
+from pipelines.sources import Source
+from pipelines.storage import exclusive, file_record, fsync_file, fsync_folder, remove_tree
+from pipelines.video import VideoTools
+from schemas.dataset_card import DatasetCard
+from schemas.embodiment import Embodiment
+from schemas.episode import EpisodeRef, RawEpisode
+from schemas.errors import CardError, LakeError, MissingFile, SourceError, UnitLost, WamloomError
+from schemas.fingerprint import fingerprint
+from schemas.recipes import IngestRecipe
+from schemas.work import Outcome, UnitResult, WorkUnit
+from validation.check import Subject, ViewEvidence, judge_episode
+
+_CARD_TRIES = 5
+"""Episodes to try before giving up on finding one that reads, to recognise a data set by."""
+
+CardChoice = tuple[str, str]
+"""A card and its embodiment as JSON: small, plain, the same on any machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestPlan:
+    """What a run will do. ``listed`` counts every episode; ``already`` those whose place and state the lake knows."""
+
+    refs: tuple[EpisodeRef, ...]
+    already: tuple[EpisodeRef, ...]
+    already_failed: int
+    """How many of ``already`` have a failed row."""
+    already_rejected: int
+    units: tuple[WorkUnit, ...]
+    choices: Mapping[str, CardChoice]
+    """By location; a location none of whose first episodes reads has none."""
+
+    @property
+    def listed(self) -> int:
+        """All episodes found."""
+        return len(self.refs)
+
+
+def find_refs(locations: Sequence[str]) -> list[EpisodeRef]:
+    """Every episode at the locations, in order, each place once. Raises SourceError for a place that holds nothing."""
+    found: dict[tuple[str, str], EpisodeRef] = {}
+    for location in locations:
+        path = Path(location).expanduser()
+        if not path.exists():
+            raise MissingFile("there is nothing here", location, "check the path; a location is a folder of recordings")
+        hits = 0
+        for name in registry.names("sources"):
+            source = cast(Source, registry.load("sources", name).SOURCE)
+            for root in source.datasets(str(path.resolve())):
+                refs = source.refs(root)
+                hits += 1
+                if not refs:
+                    raise SourceError("the data set lists no episode", root, "its index is empty or damaged", "empty")
+                found |= {(ref.location, ref.key): ref for ref in refs}
+        if not hits:
+            inside = sorted(child.name for child in path.iterdir())[:5] if path.is_dir() else []
+            seen = f"it holds {', '.join(inside)}" if inside else ("it is empty" if path.is_dir() else "it is a file")
+            raise SourceError(
+                f"no recordings in a layout wamloom knows; {seen}",
+                location,
+                f"known layouts: {', '.join(registry.names('sources'))}; docs/sources.md says how to recognise them",
+                "unknown_layout",
+            )
+    return list(found.values())
+
+
+def choose_cards(refs: Iterable[EpisodeRef], card: str | None, recipe: IngestRecipe) -> dict[str, CardChoice]:
+    """A card for every location, by name or file (``card``) or recognised, tried on the first episode that reads.
+
+    Raises CardError before anything is ingested where the card and the data disagree.
+    """
+    by_location: dict[str, list[EpisodeRef]] = {}
+    for ref in refs:
+        by_location.setdefault(ref.location, []).append(ref)
+    choices: dict[str, CardChoice] = {}
+    with VideoTools(recipe.limits) as video:
+        for location, members in by_location.items():
+            raw = _first_readable(members, video, recipe)
+            if raw is None:
+                continue
+            if card is None:
+                fields = [*(stream.name for stream in raw.streams), *(view.key for view in raw.views)]
+                found = cards.recognize(raw.ref.source, raw.ref.dataset, raw.robot_type, fields, where=location)
+                embodiment = cards.load_embodiment(found.embodiment)
+            else:
+                found, embodiment = cards.load_pair(card)
+            try:
+                to_episode(raw, found, embodiment)
+            except SourceError:
+                pass  # this one episode is damaged, and will get its row; the card itself fits what could be compared
+            choices[location] = (found.model_dump_json(), embodiment.model_dump_json())
+    return choices
+
+
+def _first_readable(members: Sequence[EpisodeRef], video: VideoTools, recipe: IngestRecipe) -> RawEpisode | None:
+    step = max(1, len(members) // _CARD_TRIES)
+    for ref in [*members[:_CARD_TRIES], *members[::step][:_CARD_TRIES]]:
+        source = cast(Source, registry.load("sources", ref.source).SOURCE)
+        try:
+            return source.read(ref, video, recipe.limits)
+        except WamloomError:
+            continue  # its own row will say why
+    return None
+
+
+def plan_ingest(
+    locations: Sequence[str], lake: Lake, recipe: IngestRecipe, card: str | None = None, retry: bool = False
+) -> IngestPlan:
+    """Lists the locations, leaves out what the lake has, and packs the rest into units of even size."""
+    refs = find_refs(locations)
+    known = known_places(lake)
+    already: list[EpisodeRef] = []
+    todo: list[EpisodeRef] = []
+    outcomes: Counter[str] = Counter()
+    for ref in refs:
+        place = known.get((ref.location, ref.key))
+        if place is not None and place.state == ref.state and not (retry and place.outcome != "kept"):
+            already.append(ref)
+            outcomes[place.outcome] += 1
+        else:
+            todo.append(ref)
+    choices = choose_cards(todo, card, recipe)
+    units = []
+    for pack in _packs(todo, recipe.unit_mb * 1_000_000):
+        identity = fingerprint(
+            "ingest-1",
+            [(ref.location, ref.key, ref.state) for ref in pack],
+            recipe.fingerprint,
+            choices.get(pack[0].location),
+        )
+        units.append(WorkUnit(identity, tuple(pack), sum(ref.num_bytes for ref in pack)))
+    return IngestPlan(tuple(refs), tuple(already), outcomes["failed"], outcomes["rejected"], tuple(units), choices)
+
+
+def _packs(refs: Sequence[EpisodeRef], target_bytes: int) -> list[list[EpisodeRef]]:
+    packs: list[list[EpisodeRef]] = []
+    size = 0
+    for ref in refs:
+        if not packs or size + ref.num_bytes > target_bytes or packs[-1][0].location != ref.location:
+            packs.append([])
+            size = 0
+        packs[-1].append(ref)
+        size += ref.num_bytes
+    return packs
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPlace:
+    """What the lake knows of one source place."""
+
+    episode_id: str
+    state: str
+    outcome: str
+
+
+def known_places(lake: Lake) -> dict[tuple[str, str], KnownPlace]:
+    """By (location, key): the row that place led to. Where two rows claim a place, the kept or newest-read one wins."""
+    places: dict[tuple[str, str], KnownPlace] = {}
+    for row in lake.rows("episodes", ["outcome", "locations"]):
+        for place in row["locations"]:
+            key = (place["location"], place["key"])
+            if key not in places or places[key].outcome == "failed":
+                places[key] = KnownPlace(row["episode_id"], place["state"], row["outcome"])
+    return places
+
+
+class IngestWorker:
+    """Turns a unit of episode references into one staged Arrow file of rows. Bad data becomes rows, never an exception."""
+
+    def __init__(self, staging: str, recipe: IngestRecipe, choices: Mapping[str, CardChoice], version: str) -> None:
+        self._staging = Path(staging)
+        self._recipe = recipe
+        self._choices = {
+            location: (DatasetCard.model_validate_json(card), Embodiment.model_validate_json(embodiment))
+            for location, (card, embodiment) in choices.items()
+        }
+        self._version = version
+        self._video = VideoTools(recipe.limits)
+
+    def __call__(self, unit: WorkUnit) -> UnitResult:
+        """Reads every episode of the unit and stages its rows."""
+        rows = [self._row(ref) for ref in cast(tuple[EpisodeRef, ...], unit.payload)]
+        return stage_rows(self._staging, unit.unit_id, rows)
+
+    @staticmethod
+    def lost(unit: WorkUnit, reason: str, message: str) -> UnitResult:
+        """The outcomes of a unit that killed its worker again and again; the committer writes their rows."""
+        outcomes = tuple(
+            Outcome(ref.where, "failed", reason, message) for ref in cast(tuple[EpisodeRef, ...], unit.payload)
+        )
+        return UnitResult(unit.unit_id, outcomes)
+
+    def close(self) -> None:
+        """Ends the decoding child."""
+        self._video.close()
+
+    def _row(self, ref: EpisodeRef) -> Row:
+        try:
+            source = cast(Source, registry.load("sources", ref.source).SOURCE)
+            raw = source.read(ref, self._video, self._recipe.limits)
+            if ref.location not in self._choices:
+                raise CardError(
+                    "no card was chosen for this data set, since none of its first episodes could be read",
+                    ref.where,
+                    "name one with --card",
+                )
+            episode = to_episode(raw, *self._choices[ref.location])
+            evidence = {}
+            if self._recipe.video_check == "decode":
+                evidence = {
+                    slot: ViewEvidence(self._video.thumbnails(view, f"{ref.where} {view.key}"))
+                    for slot, view in episode.views.items()
+                }
+        except WamloomError as error:
+            return failed_row(ref, error, self._recipe.fingerprint, self._version)
+        findings, measures, rejection = judge_episode(Subject(episode, evidence), self._recipe.gates)
+        return episode_row(episode, findings, measures, rejection, self._recipe.fingerprint, self._version)
+
+
+def stage_rows(staging: Path, unit_id: str, rows: list[Row]) -> UnitResult:
+    """Writes rows durably where the driver finds them; one record batch each, so that it never holds more than it commits."""
+    staging.mkdir(parents=True, exist_ok=True)
+    path = staging / f"{unit_id}.arrow"
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    table = staged_table(rows)
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1)
+    fsync_file(partial)
+    partial.replace(path)
+    fsync_folder(staging)
+    return UnitResult(unit_id, tuple(outcome_of(row) for row in rows), (file_record(path, staging, table.num_rows),))
+
+
+@dataclass(slots=True)
+class IngestTotals:
+    """The account of a run."""
+
+    listed: int = 0
+    kept: int = 0
+    rejected: int = 0
+    failed: int = 0
+    already: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    problems: list[Outcome] = field(default_factory=list)
+    """Failed and rejected ones of this run."""
+
+    @property
+    def accounted(self) -> int:
+        """Episodes with an outcome; equals ``listed`` when the run is whole."""
+        return self.kept + self.rejected + self.failed + self.already
+
+
+class IngestCommitter:
+    """Puts staged units into the lake in batches, recognises content that is there already, and keeps the account."""
+
+    def __init__(self, lake: Lake, plan: IngestPlan, staging: Path, recipe: IngestRecipe, version: str) -> None:
+        self._lake = lake
+        self._plan = plan
+        self._staging = staging
+        self._recipe = recipe
+        self._version = version
+        self._refs = {ref.where: ref for ref in plan.refs}
+        self._limit = recipe.commit_mb * 1_000_000
+        self._known = known_places(lake)
+        self._waiting: list[UnitResult] = []
+        self._waiting_bytes = 0
+        self.totals = IngestTotals(listed=plan.listed, already=len(plan.already))
+
+    def add(self, result: UnitResult) -> None:
+        """Takes the result of a unit; commits when enough has come together."""
+        if not result.files:
+            result = self._stage_lost(result)
+        self._waiting.append(result)
+        self._waiting_bytes += sum(record.num_bytes for record in result.files)
+        if self._waiting_bytes >= self._limit:
+            self.flush()
+
+    def _stage_lost(self, result: UnitResult) -> UnitResult:
+        hint = "ingest again with --retry; if it dies again, ingest that location alone to find the culprit"
+        rows = [
+            failed_row(
+                self._refs[outcome.key],
+                UnitLost(outcome.message, outcome.key, hint, outcome.reason),
+                self._recipe.fingerprint,
+                self._version,
+            )
+            for outcome in result.outcomes
+        ]
+        return stage_rows(self._staging, result.unit_id, rows)
+
+    def flush(self) -> None:
+        """Commits everything that waits. After this returns, those rows survive anything."""
+        if not self._waiting:
+            return
+        tables = []
+        for result in self._waiting:
+            for record in result.files:
+                with pa.memory_map(str(self._staging / record.path)) as file:
+                    tables.append(pa.ipc.open_file(file).read_all())
+        rows = pa.concat_tables(tables)
+        ids: list[str] = rows["episode_id"].to_pylist()
+        places: list[list[Row]] = rows["locations"].to_pylist()
+        outcomes: list[str] = rows["outcome"].to_pylist()
+        stale = self._stale(ids, places, outcomes)
+        same_key = [episode_id for episode_id in stale if episode_id in set(ids)]
+        self._lake.remove_episodes(same_key)
+        present = {row["episode_id"] for row in self._present(ids)}
+        fresh, additions = [], {}
+        seen = set(present)
+        for index, episode_id in enumerate(ids):
+            if episode_id in seen:
+                additions.setdefault(episode_id, []).extend(places[index])
+            else:
+                seen.add(episode_id)
+                fresh.append(index)
+        self._lake.insert("episodes", rows.take(fresh))
+        self._lake.add_locations(additions)
+        self._lake.remove_episodes([episode_id for episode_id in stale if episode_id not in set(same_key)])
+        self._count(set(fresh))
+        for result in self._waiting:
+            for record in result.files:
+                (self._staging / record.path).unlink()
+        self._waiting, self._waiting_bytes = [], 0
+
+    def _stale(self, ids: Sequence[str], places: Sequence[list[Row]], outcomes: Sequence[str]) -> list[str]:
+        """Rows that this batch replaces: an earlier failure or rejection of the same place."""
+        stale: dict[str, None] = {}
+        for episode_id, located, outcome in zip(ids, places, outcomes, strict=True):
+            before = self._known.get((located[0]["location"], located[0]["key"]))
+            if before is None or before.outcome == "kept":
+                continue
+            if before.outcome == "failed" or (before.episode_id == episode_id and outcome != "failed"):
+                stale[before.episode_id] = None
+        return list(stale)
+
+    def _present(self, ids: Sequence[str]) -> list[Row]:
+        wanted = ", ".join(quoted(episode_id) for episode_id in dict.fromkeys(ids))
+        return self._lake.rows("episodes", ["outcome"], f"episode_id in ({wanted})")
+
+    def _count(self, fresh: set[int]) -> None:
+        index = 0
+        for result in self._waiting:
+            for outcome in result.outcomes:
+                if index not in fresh:
+                    self.totals.already += 1
+                else:
+                    setattr(self.totals, outcome.kind, getattr(self.totals, outcome.kind) + 1)
+                    if outcome.kind != "kept":
+                        self.totals.reasons[outcome.reason] += 1
+                        self.totals.problems.append(outcome)
+                index += 1
+
+    def close(self) -> IngestTotals:
+        """Commits the rest and proves the account: every listed place is in the lake. Raises LakeError if not."""
+        self.flush()
+        self._lake.refresh()
+        known = known_places(self._lake)
+        missing = [ref for ref in self._plan.refs if (ref.location, ref.key) not in known]
+        if missing or self.totals.accounted != self.totals.listed:
+            raise LakeError(
+                f"the account does not close: {self.totals.listed} listed, {self.totals.accounted} accounted, "
+                f"{len(missing)} without a row",
+                missing[0].where if missing else str(self._lake.root),
+                "run the same command again; it takes up what is missing",
+                "account",
+            )
+        return self.totals
+
+
+def sweep(lake: Lake, run: str) -> None:
+    """Removes what runs that are no more left in staging. A run holds the lock of its own folder while it lives."""
+    if not lake.staging.is_dir():
+        return
+    for folder in sorted(lake.staging.iterdir()):
+        if not folder.is_dir() or folder.name == run:
+            continue
+        lock = lake.staging / f"{folder.name}.lock"
+        try:
+            with exclusive(lock, "staging"):
+                remove_tree(folder)
+                lock.unlink()
+        except LakeError as error:
+            if error.reason != "busy":
+                raise

@@ -1,0 +1,298 @@
+"""The lake: three Lance tables under one folder, written exactly once by key.
+
+Rows go in with ``merge_insert`` on a declared primary key, which gives one row per key under races and kills (a plain
+append does not). A commit whose answer was lost is "unknown": look up, then prepare afresh. Lance does not fsync, so we do:
+data before the manifest, the manifest after.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import lance
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.rows import META_COLUMNS, Row, StoredEpisode, stored_episode
+from pipelines.storage import files_under, fsync_file, fsync_folder
+from schemas.errors import LakeError
+from schemas.fingerprint import bytes_sha256
+from schemas.tables import BLOB_COLUMNS, BLOB_PREFIX, EPISODE_FIELDS, LATENTS, TEXTS
+
+_STORAGE_VERSION: Literal["2.2"] = "2.2"  # the first with nested streams and nullable blobs together
+_COMMIT_TRIES = 6
+_TABLES: dict[str, tuple[str, pa.Schema]] = {
+    "episodes": ("episode_id", pa.schema([*EPISODE_FIELDS, *(lance.blob_field(name) for name in BLOB_COLUMNS)])),
+    "latents": ("latent_id", LATENTS),
+    "texts": ("text_id", TEXTS),
+}
+_COMMIT_ERRORS = (OSError, RuntimeError, ValueError)  # what Lance raises for conflicts and for a store that fails
+
+
+def quoted(text: str) -> str:
+    """``text`` as a SQL string of a Lance filter."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+class Lake:
+    """The tables ``episodes``, ``latents`` and ``texts`` under ``root``."""
+
+    def __init__(self, root: str | Path, versions: dict[str, int] | None = None) -> None:
+        """Use ``open`` or ``create``. ``versions`` pins tables to versions, for a reader that must not see new rows."""
+        self.root = Path(root).resolve()
+        self._pinned = versions or {}
+        self._open: dict[str, lance.LanceDataset] = {}
+
+    @classmethod
+    def open(cls, root: str | Path, versions: dict[str, int] | None = None) -> "Lake":
+        """An existing lake. Raises LakeError where there is none."""
+        lake = cls(root, versions)
+        if not is_lake(lake.root):
+            raise LakeError(
+                "there is no lake here", str(root), "make one with `wamloom ingest LOCATION --lake LAKE`", "no_lake"
+            )
+        return lake
+
+    @classmethod
+    def create(cls, root: str | Path) -> "Lake":
+        """The lake at ``root``, made if it is not there. Raises LakeError where something else lies there."""
+        lake = cls(root)
+        if lake.root.exists() and not lake.root.is_dir():
+            raise LakeError("this is a file, not a folder", str(root), "give --lake a folder")
+        if lake.root.is_dir() and any(lake.root.iterdir()) and not is_lake(lake.root):
+            strangers = [
+                path.name for path in lake.root.iterdir() if path.name not in {f"{name}.lance" for name in _TABLES}
+            ]
+            if any(name != "staging" for name in strangers):
+                raise LakeError(
+                    f"the folder holds other things ({sorted(strangers)[0]!r})",
+                    str(root),
+                    "give --lake a new or empty folder",
+                )
+        for name, (_, schema) in _TABLES.items():
+            path = lake._path(name)
+            if not (path / "_versions").is_dir():
+                try:
+                    lance.write_dataset(
+                        schema.empty_table(), str(path), schema=schema, data_storage_version=_STORAGE_VERSION
+                    )
+                except _COMMIT_ERRORS as error:
+                    # Two first runs at once: the other one made it.
+                    if not (path / "_versions").is_dir():
+                        raise LakeError(f"cannot make the table {name}: {error}", str(path)) from error
+                lake._sync(path, set())
+        return lake
+
+    def _path(self, table: str) -> Path:
+        return self.root / f"{table}.lance"
+
+    @property
+    def staging(self) -> Path:
+        """Where workers put what the driver will commit; safe to delete when no run is going on."""
+        return self.root / "staging"
+
+    def table(self, name: str) -> lance.LanceDataset:
+        """The Lance table, at its pinned or latest version. Raises LakeError naming the torn file."""
+        if name in self._open:
+            return self._open[name]
+        path = self._path(name)
+        try:
+            dataset = lance.dataset(str(path), version=self._pinned.get(name))
+        except _COMMIT_ERRORS as error:
+            raise LakeError(
+                f"the table {name} cannot be opened: {error}",
+                str(path),
+                "restore it from a copy, or set the newest file in _versions aside to reopen the version before",
+                "torn_table",
+            ) from error
+        self._open[name] = dataset
+        return dataset
+
+    def refresh(self) -> None:
+        """Forgets open tables, so that rows committed since are seen."""
+        self._open.clear()
+
+    def versions(self) -> dict[str, int]:
+        """Current version number of each table."""
+        return {name: int(self.table(name).version) for name in _TABLES}
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def insert(self, name: str, rows: pa.Table) -> int:
+        """Adds the rows whose key is not there yet and returns how many those were; one atomic version."""
+        key, schema = _TABLES[name]
+        path = self._path(name)
+        rows = _first_of_each_key(rows, key)
+        inserted = 0
+        for attempt in range(1, _COMMIT_TRIES + 1):
+            self._open.pop(name, None)
+            dataset = self.table(name)
+            missing = rows.filter(
+                pc.invert(pc.is_in(rows[key], self._present(dataset, key, rows[key])))
+            )
+            if missing.num_rows == 0:
+                return inserted
+            before = set(files_under(path))
+            try:
+                transaction, _ = (
+                    dataset.merge_insert(key)
+                    .when_not_matched_insert_all()
+                    .execute_uncommitted(_to_lance(missing, schema))
+                )
+                self._sync(path / "data", before)
+                lance.LanceDataset.commit(str(path), transaction)
+            except _COMMIT_ERRORS as error:
+                if attempt == _COMMIT_TRIES:
+                    raise LakeError(
+                        f"cannot commit to {name}: {error}",
+                        str(path),
+                        "check space and rights, then run the same command again",
+                    ) from error
+                continue  # lost race or lost answer alike: look again, and prepare afresh what is still missing
+            self._sync(path, before)
+            inserted += missing.num_rows
+            self._open.pop(name, None)
+            return inserted
+        return inserted
+
+    def add_locations(self, additions: dict[str, list[Row]]) -> int:
+        """Adds places to the rows of known content; returns how many rows changed."""
+        if not additions:
+            return 0
+        self._open.pop("episodes", None)
+        dataset = self.table("episodes")
+        wanted = ", ".join(quoted(episode_id) for episode_id in additions)
+        found = dataset.to_table(columns=["episode_id", "locations"], filter=f"episode_id in ({wanted})").to_pylist()
+        changed: list[Row] = []
+        for row in found:
+            places = list(row["locations"])
+            for addition in additions[row["episode_id"]]:
+                places = [p for p in places if (p["location"], p["key"]) != (addition["location"], addition["key"])]
+                places.append(addition)
+            places.sort(key=lambda place: (place["location"], place["key"]))
+            if places != row["locations"]:
+                changed.append({"episode_id": row["episode_id"], "locations": places})
+        if changed:
+            schema = pa.schema([dataset.schema.field("episode_id"), dataset.schema.field("locations")])
+            before = set(files_under(self._path("episodes")))
+            dataset.merge_insert("episode_id").when_matched_update_all().execute(pa.Table.from_pylist(changed, schema))
+            self._sync(self._path("episodes"), before)
+            self._open.pop("episodes", None)
+        return len(changed)
+
+    def remove_episodes(self, episode_ids: Sequence[str]) -> None:
+        """Deletes rows by key: the failed or rejected row of an episode that was taken up again."""
+        if episode_ids:
+            before = set(files_under(self._path("episodes")))
+            self._open.pop("episodes", None)
+            wanted = ", ".join(quoted(episode_id) for episode_id in episode_ids)
+            self.table("episodes").delete(f"episode_id in ({wanted})")
+            self._sync(self._path("episodes"), before)
+            self._open.pop("episodes", None)
+
+    @staticmethod
+    def _present(dataset: lance.LanceDataset, key: str, values: pa.ChunkedArray) -> pa.Array:
+        wanted = ", ".join(quoted(value) for value in values.to_pylist())
+        return dataset.to_table(columns=[key], filter=f"{key} in ({wanted})")[key].combine_chunks()
+
+    @staticmethod
+    def _sync(folder: Path, before: set[Path]) -> None:
+        """Fsyncs every file that is new under ``folder``, then the folders."""
+        if not folder.is_dir():
+            return
+        fresh = [path for path in files_under(folder) if path not in before]
+        for path in fresh:
+            fsync_file(path)
+        for parent in sorted({path.parent for path in fresh} | {folder}):
+            fsync_folder(parent)
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def rows(self, name: str, columns: Sequence[str], where: str = "") -> list[Row]:
+        """Rows of a table as dictionaries, in key order. Raises LakeError for a filter that Lance does not take."""
+        key, _ = _TABLES[name]
+        wanted = list(dict.fromkeys([key, *columns]))
+        try:
+            found = self.table(name).to_table(columns=wanted, filter=where or None)
+        except _COMMIT_ERRORS as error:
+            if where:
+                raise LakeError(
+                    f"the filter {where!r} does not work: {error}",
+                    str(self._path(name)),
+                    "write SQL over the columns in docs/lake.md, such as \"dataset = 'bridge' and num_steps > 10\"",
+                    "filter",
+                ) from error
+            raise LakeError(
+                f"the table {name} cannot be read: {error}", str(self._path(name)), reason="damaged"
+            ) from error
+        result: list[Row] = sorted(found.to_pylist(), key=lambda row: str(row[key]))
+        return result
+
+    def batches(self, name: str, columns: list[str] | None = None, where: str = "") -> Iterator[pa.RecordBatch]:
+        """Record batches of a few rows each, for walking over a whole table in bounded memory."""
+        try:
+            yield from self.table(name).to_batches(columns=columns, filter=where or None, batch_size=16)
+        except _COMMIT_ERRORS as error:
+            raise LakeError(
+                f"the table {name} cannot be read: {error}", str(self._path(name)), reason="damaged"
+            ) from error
+
+    def episode(self, episode_id: str) -> StoredEpisode:
+        """The kept episode of that key. Raises LakeError where there is none."""
+        found = self.rows("episodes", META_COLUMNS, f"episode_id = {quoted(episode_id)}")
+        if not found:
+            raise LakeError(
+                f"no episode {episode_id!r}", str(self.root), "list them with `wamloom show LAKE`", "no_episode"
+            )
+        return stored_episode(found[0])
+
+    def video(self, episode_id: str, slot: str, sha256: str) -> bytes:
+        """The encoded video of a slot, checked against its hash. Raises LakeError where it is missing or damaged."""
+        table = self.table("episodes")
+        where = f"{self._path('episodes')} episode {episode_id[:12]} view {slot}"
+        found = table.to_table(columns=["episode_id"], filter=f"episode_id = {quoted(episode_id)}", with_row_id=True)
+        if found.num_rows != 1:
+            raise LakeError("the episode is not in the lake", where, reason="no_episode")
+        try:
+            blob: Any = table.take_blobs(BLOB_PREFIX + slot, ids=[found["_rowid"][0].as_py()])[0]
+            data = None if blob is None else blob.read()
+        except _COMMIT_ERRORS as error:
+            raise LakeError(f"the video cannot be read: {error}", where, reason="damaged") from error
+        if data is None:
+            raise LakeError("the episode has no such view", where, reason="missing_view")
+        found_sha256 = bytes_sha256(data)
+        if found_sha256 != sha256:
+            raise LakeError(
+                f"the video is damaged: sha256 {found_sha256[:16]}, expected {sha256[:16]}",
+                where,
+                "restore the lake from a copy, or ingest that episode again into a new lake",
+                "hash_mismatch",
+            )
+        return bytes(data)
+
+
+def is_lake(folder: str | Path) -> bool:
+    """Whether ``folder`` holds the tables of a lake."""
+    return all((Path(folder) / f"{name}.lance" / "_versions").is_dir() for name in _TABLES)
+
+
+def _first_of_each_key(rows: pa.Table, key: str) -> pa.Table:
+    seen: set[str] = set()
+    keep: list[int] = []
+    for index, value in enumerate(rows[key].to_pylist()):
+        if value not in seen:
+            seen.add(value)
+            keep.append(index)
+    return rows if len(keep) == rows.num_rows else rows.take(keep)
+
+
+def _to_lance(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``rows`` with plain binary columns turned into Lance blobs where ``schema`` has them."""
+    columns = []
+    for field in schema:
+        column = rows[field.name]
+        if field.name in BLOB_COLUMNS:
+            columns.append(lance.blob_array(column.to_pylist()))
+        else:
+            columns.append(column.cast(field.type) if column.type != field.type else column)
+    return pa.table(columns, schema=schema)

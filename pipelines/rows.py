@@ -1,0 +1,286 @@
+"""Turns episodes into rows of the lake and rows back into episodes; the only place that knows both shapes."""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any, Literal, cast
+
+import numpy as np
+import pyarrow as pa
+
+from schemas.dataset_card import DatasetCard
+from schemas.embodiment import Embodiment
+from schemas.episode import EncodedView, Episode, EpisodeRef, Instruction, Segment, Stream
+from schemas.errors import LakeError, WamloomError
+from schemas.findings import Finding, Measure, Severity
+from schemas.fingerprint import bytes_sha256, fingerprint
+from schemas.tables import BLOB_COLUMNS, BLOB_PREFIX, EPISODE_FIELDS, STAGED_EPISODES
+from schemas.time import parse_rate, rate_text
+from schemas.work import Outcome
+
+UNHASHED = ("locations", "row_sha256", *BLOB_COLUMNS)
+"""Columns outside the row's own hash: a second location must not change it, and blobs carry their own."""
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredEpisode:
+    """A kept episode as the lake holds it; its video bytes stay in the lake until asked for by slot."""
+
+    episode_id: str
+    dataset: str
+    card: DatasetCard
+    embodiment: Embodiment
+    control_rate: Fraction
+    streams: tuple[Stream, ...]
+    views: Mapping[str, EncodedView]
+    """By slot; ``data`` is empty."""
+    blobs_sha256: Mapping[str, str]
+    instructions: tuple[Instruction, ...]
+    success: bool | None
+    location: str
+    source_key: str
+    license: str
+
+
+def location_of(ref: EpisodeRef) -> Row:
+    """The ``locations`` entry of ``ref``."""
+    return {
+        "location": ref.location,
+        "key": ref.key,
+        "split": ref.split,
+        "dataset": ref.dataset,
+        "state": ref.state,
+    }
+
+
+def unread_id(ref: EpisodeRef) -> str:
+    """Key of the row of an episode that could not be read, and so has no content identity: its place."""
+    return fingerprint("unread-1", ref.location, ref.key)
+
+
+def _bare_row(ref: EpisodeRef, recipe_fingerprint: str, version: str) -> Row:
+    row: Row = {field.name: None for field in STAGED_EPISODES}
+    row |= {
+        "reason": "",
+        "message": "",
+        "where": "",
+        "hint": "",
+        "dataset": ref.dataset,
+        "source": ref.source,
+        "version": ref.version,
+        "locations": [location_of(ref)],
+        "recipe_fingerprint": recipe_fingerprint,
+        "wamloom_version": version,
+    }
+    return row
+
+
+def failed_row(ref: EpisodeRef, error: WamloomError, recipe_fingerprint: str, version: str) -> Row:
+    """The row of an episode that could not be read: its place, the reason and the mend."""
+    row = _bare_row(ref, recipe_fingerprint, version)
+    row |= {
+        "episode_id": unread_id(ref),
+        "outcome": "failed",
+        "reason": error.reason,
+        "message": error.message,
+        "where": error.where or ref.where,
+        "hint": error.hint,
+    }
+    return row
+
+
+def episode_row(
+    episode: Episode,
+    findings: Sequence[Finding],
+    measures: Sequence[Measure],
+    rejection: Finding | None,
+    recipe_fingerprint: str,
+    version: str,
+) -> Row:
+    """The row of an episode that was read and judged. A rejected one keeps its facts and findings, not its data."""
+    raw = episode.raw
+    row = _bare_row(raw.ref, recipe_fingerprint, version)
+    times = episode.action.times_ns
+    row |= {
+        "episode_id": raw.episode_id,
+        "outcome": "kept" if rejection is None else "rejected",
+        "reason": "" if rejection is None else rejection.rule,
+        "message": "" if rejection is None else rejection.message,
+        "where": "" if rejection is None else f"{raw.ref.where} {rejection.where}",
+        "hint": "" if rejection is None else "look at it with `wamloom show`, or change [gates] in the ingest recipe",
+        "dataset": episode.card.name,
+        "source_sha256": raw.source_sha256,
+        "license": episode.card.license,
+        "institution": episode.card.institution,
+        "card_json": episode.card.model_dump_json(),
+        "embodiment": episode.embodiment.name,
+        "embodiment_json": episode.embodiment.model_dump_json(),
+        "robot_type": raw.robot_type,
+        "attributes_json": json.dumps(dict(raw.attributes), sort_keys=True, ensure_ascii=False),
+        "instructions": [dataclasses.asdict(instruction) for instruction in episode.instructions],
+        "success": episode.success,
+        "segments": [dataclasses.asdict(segment) for segment in episode.segments],
+        "measures": [dataclasses.asdict(measure) for measure in measures],
+        "findings": [_finding_value(finding) for finding in findings],
+        "control_rate": rate_text(episode.control_rate),
+        "num_steps": episode.num_steps,
+        "duration_ns": int(times[-1] - times[0]) if len(times) else 0,
+    }
+    if rejection is None:
+        row["streams"] = [_stream_value(stream) for stream in raw.streams]
+        row["views"] = [_view_value(slot, view) for slot, view in sorted(episode.views.items())]
+        for slot, view in episode.views.items():
+            row[BLOB_PREFIX + slot] = view.data
+    return row
+
+
+def _finding_value(finding: Finding) -> Row:
+    value = dataclasses.asdict(finding)
+    value["severity"] = str(finding.severity)
+    value["numbers"] = [{"name": name, "value": float(number)} for name, number in finding.numbers]
+    return value
+
+
+def _stream_value(stream: Stream) -> Row:
+    values = np.ascontiguousarray(stream.values)
+    if values.dtype.byteorder == ">":
+        values = values.astype(values.dtype.newbyteorder("<"))
+    return {
+        "name": stream.name,
+        "dtype": values.dtype.str,
+        "shape": list(values.shape),
+        "data": values.tobytes(),
+        "times_ns": stream.times_ns,
+        "clock": stream.clock,
+    }
+
+
+def _view_value(slot: str, view: EncodedView) -> Row:
+    return {
+        "slot": slot,
+        "key": view.key,
+        "codec": view.codec,
+        "container": view.container,
+        "width_px": view.width_px,
+        "height_px": view.height_px,
+        "num_frames": view.num_frames,
+        "first_frame": view.first_frame,
+        "times_ns": view.times_ns,
+        "num_bytes": len(view.data),
+        "sha256": bytes_sha256(view.data),
+        "packets_sha256": view.packets_sha256,
+        "how": view.how,
+    }
+
+
+def staged_table(rows: Iterable[Row]) -> pa.Table:
+    """Rows as an Arrow table of ``STAGED_EPISODES``, each with its hash filled in."""
+    batches = []
+    for row in rows:
+        arrays = [pa.array([row[field.name]], field.type) for field in STAGED_EPISODES]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=STAGED_EPISODES)
+        digest = row_sha256(batch.slice(0, 1))
+        index = STAGED_EPISODES.get_field_index("row_sha256")
+        batches.append(batch.set_column(index, STAGED_EPISODES.field(index), pa.array([digest], pa.string())))
+    return pa.Table.from_batches(batches, STAGED_EPISODES)
+
+
+def row_sha256(batch: pa.RecordBatch | pa.Table) -> str:
+    """The hash of the one row in ``batch`` over every column that takes part (see ``UNHASHED``)."""
+    facts = {name: _hashable(batch.column(name)[0]) for name in batch.schema.names if name not in UNHASHED}
+    return fingerprint("row-1", facts)
+
+
+def _hashable(scalar: Any) -> Any:
+    """An Arrow scalar as a value ``fingerprint`` takes; long integer lists go as arrays, which hash at memory speed."""
+    if not scalar.is_valid:
+        return None
+    if pa.types.is_struct(scalar.type):
+        return {name: _hashable(scalar[name]) for name in scalar}
+    if pa.types.is_large_list(scalar.type):
+        return scalar.values.to_numpy(zero_copy_only=False)
+    if pa.types.is_list(scalar.type):
+        return [_hashable(item) for item in scalar.values]
+    return scalar.as_py()
+
+
+def outcome_of(row: Row) -> Outcome:
+    """What the driver and the user are told of a row."""
+    place = row["locations"][0]
+    return Outcome(
+        key=f"{place['location']}#{place['key']}",
+        kind=row["outcome"],
+        reason=row["reason"],
+        message=row["message"],
+        where=row["where"],
+        hint=row["hint"],
+        content_id=row["episode_id"],
+        numbers=(("num_steps", float(row["num_steps"] or 0)),),
+    )
+
+
+META_COLUMNS = [
+    field.name
+    for field in EPISODE_FIELDS
+    if field.name not in {"findings", "measures", "segments", "attributes_json", "row_sha256"}
+]
+"""What ``stored_episode`` needs of a row."""
+
+
+def stored_episode(row: Row) -> StoredEpisode:
+    """The episode of a kept row (as read with ``META_COLUMNS``). Raises LakeError for a row of another outcome."""
+    if row["outcome"] != "kept":
+        raise LakeError(f"episode {row['episode_id'][:12]} was {row['outcome']}, its data is not in the lake")
+    place = row["locations"][0]
+    views = {
+        value["slot"]: EncodedView(
+            key=value["key"],
+            codec=value["codec"],
+            container=value["container"],
+            data=b"",
+            width_px=value["width_px"],
+            height_px=value["height_px"],
+            times_ns=np.asarray(value["times_ns"], dtype=np.int64),
+            packets_sha256=value["packets_sha256"],
+            how=value["how"],
+            first_frame=value["first_frame"],
+        )
+        for value in row["views"]
+    }
+    return StoredEpisode(
+        episode_id=row["episode_id"],
+        dataset=row["dataset"],
+        card=DatasetCard.model_validate_json(row["card_json"]),
+        embodiment=Embodiment.model_validate_json(row["embodiment_json"]),
+        control_rate=parse_rate(row["control_rate"]),
+        streams=tuple(_stream(value) for value in row["streams"]),
+        views=views,
+        blobs_sha256={value["slot"]: value["sha256"] for value in row["views"]},
+        instructions=tuple(Instruction(**value) for value in row["instructions"]),
+        success=row["success"],
+        location=place["location"],
+        source_key=place["key"],
+        license=row["license"],
+    )
+
+
+def _stream(value: Row) -> Stream:
+    values = np.frombuffer(value["data"], dtype=np.dtype(value["dtype"])).reshape(value["shape"])
+    clock = cast(Literal["source", "declared"], value["clock"])
+    return Stream(value["name"], values, np.asarray(value["times_ns"], dtype=np.int64), clock)
+
+
+def finding_of(value: Row) -> Finding:
+    """A stored finding as the value it was."""
+    numbers = tuple((item["name"], item["value"]) for item in value["numbers"])
+    return Finding(
+        value["rule"], Severity(value["severity"]), value["where"], value["message"], value["index"], numbers
+    )
+
+
+def segment_of(value: Row) -> Segment:
+    """A stored segment as the value it was."""
+    return Segment(value["kind"], value["start_ns"], value["stop_ns"], value["label"])

@@ -1,0 +1,138 @@
+"""Files on a local disk: durable writes, hashes, and paths that stay under their root."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from schemas.errors import LakeError, SourceError
+from schemas.work import FileRecord
+
+MAX_PATH_CHARS = 1024
+_BLOCK_BYTES = 1 << 20
+
+
+def inside(root: str | Path, relative: str) -> Path:
+    """``root / relative`` with links resolved, which must lie under ``root``; raises SourceError otherwise.
+
+    Refuses absolute paths, ``..``, drives, URLs and control characters: a path that comes from data never escapes.
+    """
+    hint = "the recording names a file outside its own folder; it is damaged or hostile"
+    bad = (
+        len(relative) > MAX_PATH_CHARS
+        or relative.startswith(("/", "\\", "~"))
+        or "://" in relative
+        or "\\" in relative
+        or any(ord(character) < 32 for character in relative)
+        or (len(relative) > 1 and relative[1] == ":")
+        or ".." in relative.split("/")
+    )
+    base = Path(root).resolve()
+    if bad:
+        raise SourceError(f"the path {relative[:200]!r} leaves its root", str(base), hint, "path_escape")
+    path = (base / relative).resolve()
+    if not path.is_relative_to(base):
+        raise SourceError(f"the path {relative!r} leads out of its root by a link", str(base), hint, "path_escape")
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """64 hex digits of the file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_record(path: Path, root: Path, num_rows: int = 0) -> FileRecord:
+    """Size and hash of ``path``, named relative to ``root``."""
+    return FileRecord(path.relative_to(root).as_posix(), path.stat().st_size, file_sha256(path), num_rows)
+
+
+def fsync_file(path: Path) -> None:
+    """Makes the content of ``path`` survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_folder(path: Path) -> None:
+    """Makes the names in ``path`` survive a power loss."""
+    fsync_file(path)
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """``data`` under ``path``, whole or not at all, replacing what was there; fsynced with its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    fsync_folder(path.parent)
+
+
+def publish_once(path: Path, data: bytes) -> bool:
+    """``data`` under ``path`` if nothing is there yet, in one atomic act; False if somebody was first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(partial, path)  # unlike rename, link never overwrites
+    except FileExistsError:
+        return False
+    finally:
+        partial.unlink()
+    fsync_folder(path.parent)
+    return True
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Holds a lock file for one writer at a time; the kernel frees it when its holder dies. Raises LakeError if taken."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise LakeError(
+                f"another run is writing {what}",
+                str(path),
+                "wait for it to end; it frees the lock even when it is killed",
+                "busy",
+            ) from error
+        yield
+
+
+def files_under(folder: Path) -> list[Path]:
+    """Every regular file under ``folder``, sorted by path."""
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def remove_tree(folder: Path) -> None:
+    """Deletes ``folder`` and everything in it, if it exists."""
+    import shutil
+
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def state_of(root: Path, paths: list[Path]) -> list[tuple[str, int, int]]:
+    """(relative name, size, modification time in ns) of each file, sorted; a missing file has size -1."""
+    facts: list[tuple[str, int, int]] = []
+    for path in paths:
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        try:
+            status = path.stat()
+        except OSError:
+            facts.append((name, -1, 0))
+        else:
+            facts.append((name, status.st_size, status.st_mtime_ns))
+    return sorted(facts)
