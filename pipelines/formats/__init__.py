@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from schemas.errors import ReleaseError
 from schemas.recipes import BuildRecipe
 
 
@@ -136,4 +137,89 @@ class Format(Protocol):
         ...
 
 
-__all__ = ["BuiltEpisode", "EpisodePlan", "Format", "GroupPlan", "UnitPlan", "UnitWriter"]
+class UnitProgress:
+    """Holds the caller of a unit writer to the plan: every episode, in order, with every frame of every view.
+
+    A writer passes each of its calls on to it first. Every departure from the plan raises ReleaseError, since names and
+    indices were fixed by that plan and a gap would shift all that follows.
+    """
+
+    def __init__(self, unit: UnitPlan, with_frames: bool = True) -> None:
+        self.unit = unit
+        self._views = {slot: (height, width, 3) for slot, height, width in unit.group.views} if with_frames else {}
+        self._num_done = 0
+        self._episode: BuiltEpisode | None = None
+        self._num_frames: dict[str, int] = {}
+
+    @property
+    def episode(self) -> BuiltEpisode:
+        """The episode begun and not yet ended."""
+        if self._episode is None:
+            raise self._error("no episode has begun")
+        return self._episode
+
+    def begin(self, episode: BuiltEpisode) -> None:
+        """The next planned episode begins; its arrays must have the planned lengths and widths."""
+        if self._episode is not None:
+            raise self._error(f"episode {episode.plan.episode_index} begins before the one before it has ended")
+        planned = self.unit.episodes[self._num_done : self._num_done + 1]
+        if (episode.plan,) != planned:
+            raise self._error(f"episode {episode.plan.episode_id} is not the next one of the plan")
+        steps, group = episode.plan.num_steps, self.unit.group
+        wanted = {
+            "times_ns": (episode.times_ns, (steps,)),
+            "action": (episode.action, (steps, len(group.action_names))),
+            "proprio": (episode.proprio, (steps, len(group.proprio_names))),
+            "valid": (episode.valid, (steps,)),
+            "source_rows": (episode.source_rows, (steps,)),
+            "source_times_ns": (episode.source_times_ns, (steps,)),
+            "sample_steps": (episode.sample_steps, (episode.plan.num_samples,)),
+            **{f"frame_ids of {slot}": (ids, (steps,)) for slot, ids in episode.frame_ids.items()},
+        }
+        for name, (array, shape) in wanted.items():
+            if array.shape != shape:
+                raise self._error(f"{name} of episode {episode.plan.episode_id} is {array.shape}, planned was {shape}")
+        missing = [slot for slot in self._views if slot not in episode.frame_ids]
+        if missing:
+            raise self._error(f"episode {episode.plan.episode_id} has no frame ids for {missing}")
+        if episode.tokens is not None and len(episode.tokens) != episode.plan.num_samples:
+            raise self._error(f"{len(episode.tokens)} token rows for {episode.plan.num_samples} samples")
+        self._episode = episode
+        self._num_frames = dict.fromkeys(self._views, 0)
+
+    def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
+        """The next frames of ``slot``: they follow those before without gap and have the planned size."""
+        plan = self.episode.plan
+        if slot not in self._views:
+            raise self._error(f"frames of {slot!r}, which is not a view of the group")
+        if frames.dtype != np.uint8 or frames.shape[1:] != self._views[slot]:
+            raise self._error(
+                f"{slot}: got {frames.dtype} frames {frames.shape[1:]}, planned uint8 {self._views[slot]}"
+            )
+        done = self._num_frames[slot]
+        if first_step != done or done + len(frames) > plan.num_steps:
+            raise self._error(
+                f"{slot}: frames of steps [{first_step}, {first_step + len(frames)}) do not follow the {done} "
+                f"of {plan.num_steps} that are there"
+            )
+        self._num_frames[slot] = done + len(frames)
+
+    def end(self) -> None:
+        """The episode ends, and every view has one frame per step."""
+        for slot, number in self._num_frames.items():
+            if number != self.episode.plan.num_steps:
+                raise self._error(f"{slot}: {number} frames for {self.episode.plan.num_steps} steps")
+        self._episode = None
+        self._num_done += 1
+
+    def close(self) -> None:
+        """The unit ends, and every planned episode is there."""
+        if self._episode is not None or self._num_done != len(self.unit.episodes):
+            raise self._error(f"{self._num_done} of {len(self.unit.episodes)} planned episodes were written")
+
+    def _error(self, message: str) -> ReleaseError:
+        where = f"{self.unit.group.name}, file {self.unit.file_index}"
+        return ReleaseError(message, where, "the unit and its plan disagree; plan the build again", "off_plan")
+
+
+__all__ = ["BuiltEpisode", "EpisodePlan", "Format", "GroupPlan", "UnitPlan", "UnitProgress", "UnitWriter"]

@@ -1,0 +1,153 @@
+"""Writes one MP4 from RGB frames so that equal frames give equal bytes. Knows nothing of episodes or releases.
+
+Every chosen frame can be made a key frame, frames lie exactly on the multiples of one over the rate, and colours are
+BT.601 in limited range, tagged so: measured on one clip, readers that honour the tag (torchcodec, decord) and readers
+that ignore it (``frame.to_ndarray`` of PyAV, swscale's default) then give the same pixels, while a clip tagged BT.709
+came back 5 levels off from the latter.
+"""
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from av.video.stream import VideoStream
+
+from pipelines.storage import fsync_file, fsync_folder
+from schemas.errors import RecipeError, ReleaseError
+from schemas.recipes import VideoRecipe
+
+PIXEL_FORMAT = "yuv420p"
+_SMPTE170M = 6
+"""BT.601 in the numbering of ISO/IEC 23091-2, for primaries, transfer and matrix alike."""
+_LIMITED_RANGE = 1
+_AV1_PRESET = "12"
+"""Used where the recipe names none, since its default is a name of x264; 13 encodes the same in this build."""
+
+
+class VideoWriter:
+    """One MP4 of ``height_px`` x ``width_px`` frames at ``rate`` frames per second, written to ``path`` (replaced).
+
+    Raises ReleaseError for odd sizes, which 4:2:0 cannot hold, and RecipeError for settings the encoder refuses.
+    """
+
+    def __init__(self, path: Path, rate: Fraction, height_px: int, width_px: int, recipe: VideoRecipe) -> None:
+        if height_px % 2 or width_px % 2:
+            raise ReleaseError(
+                f"frames of {width_px} x {height_px} cannot be stored as 4:2:0 video, which needs even sizes",
+                str(path),
+                f"set views.width_px = {_next_even(width_px)} and views.height_px = {_next_even(height_px)} in the recipe",
+                "odd_size",
+            )
+        self.path = path
+        self.num_frames = 0
+        """Frames written so far."""
+        self._num_packets = 0
+        self._rate = rate
+        self._shape = (height_px, width_px, 3)
+        self._converter = VideoReformatter()
+        name, options = _encoder(recipe)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._container = av.open(
+            str(path), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}
+        )
+        stream = self._container.add_stream(name, rate=rate, options=options)
+        if not isinstance(stream, VideoStream):
+            raise TypeError(f"{name} is not a video encoder")
+        self._stream = stream
+        self._stream.height, self._stream.width, self._stream.pix_fmt = height_px, width_px, PIXEL_FORMAT
+        self._time_base = Fraction(1, rate.numerator)
+        self._stream.time_base = self._time_base
+        context = self._stream.codec_context
+        context.time_base = self._time_base
+        context.thread_count = 1
+        context.colorspace = context.color_primaries = context.color_trc = _SMPTE170M
+        context.color_range = _LIMITED_RANGE
+        try:
+            context.open(strict=False)
+        except av.FFmpegError as error:
+            self._container.close()
+            raise RecipeError(
+                f"the {recipe.codec} encoder refuses {options}",
+                str(path),
+                "h264 takes x264's preset names (ultrafast ... veryslow), av1 a preset number from 0 to 13",
+            ) from error
+
+    def write(self, frames: np.ndarray, key_frame: bool = False) -> None:
+        """Appends uint8 RGB ``frames`` [n, H, W, 3]; ``key_frame`` makes the first of them one.
+
+        Raises ReleaseError if dtype or size are not what was announced.
+        """
+        if frames.dtype != np.uint8 or frames.shape[1:] != self._shape:
+            raise ReleaseError(
+                f"got {frames.dtype} frames of shape {frames.shape[1:]}, planned was uint8 {self._shape}",
+                str(self.path),
+                "the plan of the group and the frames that are pushed disagree",
+                "frame_shape",
+            )
+        for index, pixels in enumerate(frames):
+            rgb = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            frame = self._converter.reformat(
+                rgb, format=PIXEL_FORMAT, dst_colorspace=Colorspace.ITU601, dst_color_range=ColorRange.MPEG
+            )
+            frame.pts = self.num_frames * self._rate.denominator
+            frame.duration = self._rate.denominator
+            frame.time_base = self._time_base
+            frame.pict_type = PictureType.I if key_frame and index == 0 else PictureType.NONE
+            self._mux(frame)
+            self.num_frames += 1
+
+    def time_s(self, frame: int) -> float:
+        """The time of ``frame`` in this file, in seconds: the double nearest to ``frame / rate``."""
+        return float(frame / self._rate)
+
+    def close(self) -> None:
+        """Finishes the file and fsyncs it. Raises ReleaseError if it does not hold exactly the frames written."""
+        self._mux(None)
+        self._container.close()
+        if self._num_packets != self.num_frames:
+            raise ReleaseError(
+                f"the encoder returned {self._num_packets} packets for {self.num_frames} frames",
+                str(self.path),
+                "try another video.preset or video.codec",
+                "frame_count",
+            )
+        fsync_file(self.path)
+        fsync_folder(self.path.parent)
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        for packet in self._stream.encode(frame):
+            self._num_packets += 1
+            self._container.mux(packet)
+
+
+def _encoder(recipe: VideoRecipe) -> tuple[str, dict[str, str]]:
+    """FFmpeg encoder name and options that give equal bytes for equal frames."""
+    options = {
+        "crf": str(recipe.crf),
+        "preset": recipe.preset,
+        "g": str(recipe.gop),
+        "threads": "1",
+        "flags": "+bitexact",
+    }
+    if recipe.codec == "h264":
+        # mbtree varies from run to run; no reordered frames, so that decoding order is presentation order
+        options |= {"keyint_min": str(recipe.gop), "bf": "0", "forced-idr": "1"}
+        options["x264-params"] = "mbtree=0:scenecut=0:open-gop=0"
+        return "libx264", options
+    if "preset" not in recipe.model_fields_set:
+        options["preset"] = _AV1_PRESET
+    elif not recipe.preset.isdigit():
+        raise RecipeError(
+            f"{recipe.preset!r} is not a preset of the av1 encoder",
+            "video.preset",
+            f'give a number from 0 (small) to 13 (fast), or leave it out for "{_AV1_PRESET}"',
+        )
+    options["svtav1-params"] = "lp=1:scd=0"
+    return "libsvtav1", options
+
+
+def _next_even(size: int) -> int:
+    return size + size % 2
