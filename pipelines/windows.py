@@ -1,0 +1,105 @@
+"""Windows over frames and steps: which frames make a clip, which frames a latent frame spans, where samples begin.
+
+The one place that maps frames to latent frames and back. All windows are half-open index ranges ``(start, stop)``.
+"""
+
+import numpy as np
+
+from schemas.errors import LayoutError, RecipeError
+from schemas.recipes import ClipRecipe
+
+Span = tuple[int, int]
+
+
+def is_clip_length(num_frames: int, leading_frames: int, temporal_stride: int) -> bool:
+    """Whether an encoder can take exactly ``num_frames``: ``leading_frames + temporal_stride * k``, k >= 0."""
+    return num_frames >= leading_frames and (num_frames - leading_frames) % temporal_stride == 0
+
+
+def nearest_clip_lengths(num_frames: int, leading_frames: int, temporal_stride: int) -> list[int]:
+    """The clip lengths next to ``num_frames`` that an encoder can take: one below (if any) and one above, or itself."""
+    if num_frames <= leading_frames:
+        return [leading_frames]
+    below = num_frames - (num_frames - leading_frames) % temporal_stride
+    return [below] if below == num_frames else [below, below + temporal_stride]
+
+
+def num_latent_frames(num_frames: int, leading_frames: int, temporal_stride: int) -> int:
+    """Latent frames that ``num_frames`` give: ``1 + k``. Raises LayoutError that names the nearest right lengths."""
+    if not is_clip_length(num_frames, leading_frames, temporal_stride):
+        near = " or ".join(str(n) for n in nearest_clip_lengths(num_frames, leading_frames, temporal_stride))
+        raise LayoutError(
+            f"a clip of {num_frames} frames does not fit the encoder ({leading_frames} + {temporal_stride} * k)",
+            hint=f"pass {near} frames",
+        )
+    return 1 + (num_frames - leading_frames) // temporal_stride
+
+
+def clip_frames(num_frames: int, leading_frames: int, temporal_stride: int, recipe: ClipRecipe) -> list[Span]:
+    """The clips of a sequence of ``num_frames`` frames, in order of their starts; [] where it is too short for one.
+
+    ``whole``: one clip, the longest prefix the encoder can take; at most ``temporal_stride - 1`` frames at the end are
+    left over. ``fixed``: clips of ``recipe.num_frames`` every ``recipe.stride`` frames, and one more that ends with the
+    last frame if the regular ones stop short of it. ``uncovered`` says what is in no clip.
+
+    Raises RecipeError where ``recipe.num_frames`` is not a length the encoder can take, naming the nearest that are.
+    """
+    if recipe.kind == "whole":
+        if num_frames < leading_frames:
+            return []
+        return [(0, nearest_clip_lengths(num_frames, leading_frames, temporal_stride)[0])]
+    length = recipe.num_frames
+    if not is_clip_length(length, leading_frames, temporal_stride):
+        near = " or ".join(str(n) for n in nearest_clip_lengths(length, leading_frames, temporal_stride))
+        raise RecipeError(
+            f"clip.num_frames = {length} does not fit the encoder ({leading_frames} + {temporal_stride} * k frames)",
+            hint=f"set clip.num_frames to {near}",
+        )
+    if num_frames < length:
+        return []
+    starts = list(range(0, num_frames - length + 1, recipe.stride or length))
+    if starts[-1] + length < num_frames:
+        starts.append(num_frames - length)
+    return [(start, start + length) for start in starts]
+
+
+def uncovered(num_frames: int, clips: list[Span]) -> list[Span]:
+    """The runs of frames that lie in none of ``clips``, in order."""
+    free = np.ones(num_frames + 2, dtype=bool)
+    free[[0, -1]] = False
+    for start, stop in clips:
+        free[start + 1 : stop + 1] = False
+    edges = np.flatnonzero(np.diff(free.astype(np.int8)))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+def latent_spans(leading_frames: int, temporal_stride: int, num_latents: int) -> list[Span]:
+    """The frames of its clip that each latent frame spans: the leading ones, then ``temporal_stride`` each."""
+    stops = [leading_frames + temporal_stride * latent for latent in range(num_latents)]
+    return list(zip([0, *stops[:-1]], stops, strict=True)) if stops else []
+
+
+def latent_of_frame(frame: int, leading_frames: int, temporal_stride: int) -> int:
+    """The latent frame that spans ``frame`` of its clip: the inverse of ``latent_spans``. Raises ValueError if negative."""
+    if frame < 0:
+        raise ValueError(f"there is no frame {frame}")
+    return 0 if frame < leading_frames else 1 + (frame - leading_frames) // temporal_stride
+
+
+def sample_windows(num_steps: int, horizon: int, stride: int | None = None) -> np.ndarray:
+    """int64 [S]: first step of each sample of ``horizon`` steps, every ``stride`` (None: ``horizon``, so they tile).
+
+    They go on until one reaches the last step, so at most the last window is partial (see ``window_lengths``), and every
+    step is in a window unless ``stride`` exceeds ``horizon``. Raises RecipeError for a horizon or stride below 1.
+    """
+    step = horizon if stride is None else stride
+    if horizon < 1 or step < 1:
+        raise RecipeError(f"horizon {horizon} and stride {step} must be at least 1", hint="set horizon, sample_stride")
+    if num_steps < 1:
+        return np.zeros(0, dtype=np.int64)
+    return np.arange(0, max(1, min(num_steps, num_steps - horizon + step)), step, dtype=np.int64)
+
+
+def window_lengths(starts: np.ndarray, num_steps: int, horizon: int) -> np.ndarray:
+    """int64 [S]: steps of each window that exist; the rest of its ``horizon`` is padding, to be masked."""
+    return np.asarray(np.minimum(horizon, num_steps - np.asarray(starts, dtype=np.int64)), dtype=np.int64)
