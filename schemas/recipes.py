@@ -108,6 +108,9 @@ class EncodeRecipe(_Frozen):
     dtype: Literal["float32", "float16"] = "float32"
     unit_frames: int = Field(default=2000, gt=0)
     """Frames per work unit."""
+    max_clip_mb: int = Field(default=2048, gt=0)
+    """Refuses clips whose pixels and latents together would need more memory than this."""
+    max_failed_fraction: float = Field(default=0.0, ge=0, le=1)
     limits: Limits = Limits()
 
 
