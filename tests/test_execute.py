@@ -1,0 +1,212 @@
+"""Inline and Ray give equal results; dying, poisonous and hanging workers end as the contract says."""
+
+import io
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from jobs.execute import Executor, InlineExecutor, Worker, WorkerSpec, open_executor
+from jobs.progress import Tally, show_progress
+from jobs.run import Interrupted, run_units
+from schemas.errors import FingerprintMismatch, UnitLost, UsageError
+from schemas.work import FileRecord, Outcome, UnitResult, WorkUnit
+
+
+def _failed(unit: WorkUnit, reason: str, message: str) -> UnitResult:
+    return UnitResult(unit.unit_id, tuple(Outcome(key, "failed", reason, message) for key in unit.payload))
+
+
+@dataclass
+class Echo:
+    """Keeps every item, and says what it was made with."""
+
+    suffix: str
+
+    def __call__(self, unit: WorkUnit) -> UnitResult:
+        outcomes = tuple(
+            Outcome(key, "kept", content_id=key + self.suffix, numbers=(("size", 0.1),)) for key in unit.payload
+        )
+        files = (FileRecord(f"{unit.unit_id}.bin", 3, "00", 1),)
+        return UnitResult(unit.unit_id, outcomes, files, (("frames", float(unit.num_bytes)),), '{"a": [1, 2]}')
+
+    lost = staticmethod(_failed)
+
+
+@dataclass
+class Dies:
+    """Ends its process on units whose first item says so: ``once`` or ``always``."""
+
+    folder: str
+
+    def __call__(self, unit: WorkUnit) -> UnitResult:
+        with (Path(self.folder) / unit.unit_id).open("a") as file:
+            file.write("x")
+        tries = (Path(self.folder) / unit.unit_id).stat().st_size
+        if unit.payload[0] == "always" or (unit.payload[0] == "once" and tries == 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return UnitResult(unit.unit_id, tuple(Outcome(key, "kept") for key in unit.payload))
+
+    lost = staticmethod(_failed)
+
+
+class Refuses:
+    """Raises an error that must stop the job."""
+
+    def __call__(self, unit: WorkUnit) -> UnitResult:
+        raise FingerprintMismatch("made by another recipe", f"unit {unit.unit_id}", "encode again")
+
+    lost = staticmethod(_failed)
+
+
+class Hangs:
+    """Never comes back."""
+
+    def __call__(self, unit: WorkUnit) -> UnitResult:
+        time.sleep(3600)
+        raise AssertionError
+
+    lost = staticmethod(_failed)
+
+
+class SendsSignal:
+    """Signals its own process during the second unit, as a user would."""
+
+    def __call__(self, unit: WorkUnit) -> UnitResult:
+        if unit.payload[0] != "0":
+            os.kill(os.getpid(), int(unit.payload[1]))
+        return UnitResult(unit.unit_id, (Outcome(unit.payload[0], "kept"),))
+
+    lost = staticmethod(_failed)
+
+
+def _units(count: int) -> list[WorkUnit]:
+    return [WorkUnit(f"unit{i}", (f"item{i}a", f"item{i}b"), i) for i in range(count)]
+
+
+def _spec(worker: type, **kwargs: object) -> WorkerSpec:
+    return WorkerSpec(f"{worker.__module__}:{worker.__name__}", kwargs)
+
+
+def _run(units: Sequence[WorkUnit], spec: WorkerSpec, executor: Executor) -> dict[str, UnitResult]:
+    results: list[UnitResult] = []
+    run_units(units, spec, results.append, executor=executor)
+    assert len({result.unit_id for result in results}) == len(results)
+    return {result.unit_id: result for result in results}
+
+
+def test_inline_gives_one_result_per_distinct_unit() -> None:
+    units = _units(3)
+    results = _run([*units, units[0]], _spec(Echo, suffix="!"), InlineExecutor())
+    assert list(results) == ["unit0", "unit1", "unit2"]
+    assert results["unit2"].outcomes[0].content_id == "item2a!"
+
+
+@pytest.mark.ray
+def test_ray_gives_what_inline_gives(ray_executor: Executor) -> None:
+    spec = _spec(Echo, suffix="?")
+    assert _run(_units(7), spec, ray_executor) == _run(_units(7), spec, InlineExecutor())
+
+
+@pytest.mark.ray
+def test_killed_worker_is_retried_and_poison_fails_alone(ray_executor: Executor, tmp_path: Path) -> None:
+    units = [
+        WorkUnit(f"unit{i}", (word, f"second{i}")) for i, word in enumerate(["fine", "once", "always", "fine", "once"])
+    ]
+    results = _run(units, _spec(Dies, folder=str(tmp_path)), ray_executor)
+    kinds = {unit.payload[0]: {o.kind for o in results[unit.unit_id].outcomes} for unit in units}
+    assert kinds == {"fine": {"kept"}, "once": {"kept"}, "always": {"failed"}}
+    assert [(o.key, o.reason) for o in results["unit2"].outcomes] == [
+        ("always", "worker_died"),
+        ("second2", "worker_died"),
+    ]
+    assert (tmp_path / "unit2").stat().st_size == 3
+    assert (tmp_path / "unit1").stat().st_size == 2
+
+
+@pytest.mark.ray
+def test_error_of_a_worker_keeps_its_type_and_stops_the_job(ray_executor: Executor) -> None:
+    for executor in (InlineExecutor(), ray_executor):
+        with pytest.raises(FingerprintMismatch) as caught:
+            _run(_units(1), _spec(Refuses), executor)
+        assert (caught.value.where, caught.value.hint, caught.value.reason) == (
+            "unit unit0",
+            "encode again",
+            "fingerprint",
+        )
+
+
+@pytest.mark.ray
+def test_hanging_unit_is_named_and_stops_the_job() -> None:
+    # A cluster of its own, since the hanging worker would hold a place in the shared one: run in a fresh process.
+    import subprocess
+    import sys
+
+    script = (
+        "from jobs.cluster import open_ray\n"
+        "from jobs.run import run_units\n"
+        "from schemas.errors import UnitLost\n"
+        "from tests.test_execute import Hangs, _spec, _units\n"
+        "with open_ray(stall_seconds=12) as executor:\n"
+        "    try:\n"
+        "        run_units(_units(3), _spec(Hangs), print, executor=executor)\n"
+        "    except UnitLost as error:\n"
+        "        print('LOST', error.reason, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.startswith("LOST stalled no unit finished for 12 s; in flight: unit")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_after_the_unit_in_hand(number: signal.Signals) -> None:
+    units = [WorkUnit(f"unit{i}", (str(i), int(number))) for i in range(4)]
+    results: list[str] = []
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught:
+        run_units(units, _spec(SendsSignal), lambda result: results.append(result.unit_id), executor="inline")
+    assert results == ["unit0", "unit1"]
+    assert caught.value.exit_code == 128 + number
+    assert signal.getsignal(number) == before
+
+
+class _Forgetful:
+    """An executor that loses the last unit and repeats the first."""
+
+    name = "forgetful"
+
+    def run(
+        self, units: Sequence[WorkUnit], worker: WorkerSpec, stop: Callable[[], bool]
+    ) -> Iterator[UnitResult | None]:
+        work: Worker = worker.make()
+        yield work(units[0])
+        yield None
+        for unit in units[:-1]:
+            yield work(unit)
+
+
+def test_unit_without_a_result_stops_the_job_and_a_second_result_counts_once() -> None:
+    results: list[str] = []
+    with pytest.raises(UnitLost, match="1 of 3 units gave no result, such as unit2"):
+        run_units(_units(3), _spec(Echo, suffix=""), lambda r: results.append(r.unit_id), executor=_Forgetful())
+    assert results == ["unit0", "unit1"]
+
+
+def test_auto_is_inline_for_few_units() -> None:
+    with open_executor("auto", 2) as executor:
+        assert executor.name == "inline"
+    with pytest.raises(UsageError, match="no executor 'dask'"):
+        open_executor("dask", 2)  # type: ignore[arg-type]
+
+
+def test_progress_line_says_done_items_rate_and_time_left() -> None:
+    tally = Tally(4, now=100.0)
+    tally.add(UnitResult("a", (Outcome("x", "kept"), Outcome("y", "rejected"), Outcome("z", "kept"))))
+    assert tally.line("ingest", 102.0) == "ingest: 1/4 units, 2 kept, 1 rejected, 1.5 items/s, 6 s left"
+    stream = io.StringIO()
+    with show_progress("ingest", 4, stream) as view:
+        view.update(replace(UnitResult("a", ())))
+    assert stream.getvalue() == ""
