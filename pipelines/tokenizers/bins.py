@@ -1,0 +1,185 @@
+"""One token per action and step: the bin its value falls into, with uniform or quantile bins for each channel.
+
+Tokens run step by step, channel by channel within a step. Values outside the fitted range get the outermost bin and are
+counted by ``num_clipped``.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+
+from schemas.errors import FingerprintMismatch, LayoutError, RecipeError
+from schemas.fingerprint import fingerprint
+
+VERSION = 1
+KINDS = ("quantile", "uniform")
+MAX_BINS = 65_536
+
+
+class Bins:
+    """Bins per channel, made by ``fit`` or ``load``. ``edges`` float64 [A, num_bins + 1], ``centers`` [A, num_bins].
+
+    A value lies in the last bin whose lower edge it reaches. ``centers`` are what tokens decode to. Uniform: the middle
+    of the bin, so within the fitted range ``error_bound`` [A] is half a bin width (plus rounding). Quantile: the median
+    of the fitted values in the bin (a gripper that knows two values gets exactly these back), the middle where it is
+    empty; ``error_bound`` is then the largest distance from a center to an edge of its bin.
+    """
+
+    name = "bins"
+
+    def __init__(self, kind: str, edges: np.ndarray, centers: np.ndarray) -> None:
+        self.kind = kind
+        self.edges = edges
+        self.centers = centers
+        self.vocab_size = centers.shape[1]
+        self.width = centers.shape[0]
+        self.fingerprint = fingerprint("bins", VERSION, kind, edges, centers)
+        distances = np.maximum(centers - edges[:, :-1], edges[:, 1:] - centers)
+        self.error_bound = distances.max(axis=1)
+
+    def encode(self, chunks: np.ndarray) -> list[np.ndarray]:
+        """float [N, T, A] to N arrays of int64 tokens [T * A]. Raises LayoutError on NaN or another width."""
+        values = _checked(chunks, self.width)
+        tokens = np.empty(values.shape, dtype=np.int64)
+        for channel in range(self.width):
+            # The outer edges take no part: what lies beyond them falls into the outermost bins.
+            inner = self.edges[channel, 1:-1]
+            tokens[..., channel] = np.searchsorted(inner, values[..., channel], side="right")
+        return list(tokens.reshape(len(values), -1))
+
+    def decode(self, tokens: list[np.ndarray], horizon: int, width: int) -> np.ndarray:
+        """N arrays of ``horizon * width`` tokens to float64 [N, horizon, width].
+
+        Raises LayoutError where a sequence has another length or a token is outside the vocabulary.
+        """
+        if width != self.width:
+            raise LayoutError(
+                f"bins of {self.width} channels cannot decode {width}", hint="load the tokenizer of this robot"
+            )
+        values = np.empty((len(tokens), horizon, width))
+        for index, sequence in enumerate(tokens):
+            array = np.asarray(sequence)
+            if array.shape != (horizon * width,) or array.dtype.kind not in "iu":
+                raise LayoutError(
+                    f"{array.size} tokens ({array.dtype}) are not {horizon} steps of {width} channels", f"chunk {index}"
+                )
+            if array.size and not 0 <= array.min() <= array.max() < self.vocab_size:
+                raise LayoutError(f"a token is outside [0, {self.vocab_size})", f"chunk {index}")
+            values[index] = self.centers[np.arange(width), array.reshape(horizon, width)]
+        return values
+
+    def num_clipped(self, chunks: np.ndarray) -> int:
+        """How many values of ``chunks`` [N, T, A] lie outside the fitted range, and so decode to its end."""
+        values = _checked(chunks, self.width)
+        return int(np.count_nonzero((values < self.edges[:, 0]) | (values > self.edges[:, -1])))
+
+    def to_json(self) -> str:
+        """JSON that ``load`` reads back to the bit."""
+        plain = {
+            "name": self.name,
+            "version": VERSION,
+            "kind": self.kind,
+            "edges": self.edges.tolist(),
+            "centers": self.centers.tolist(),
+            "fingerprint": self.fingerprint,
+        }
+        return json.dumps(plain)
+
+
+def fit(
+    chunks: np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    num_bins: int = 256,
+    kind: str = "quantile",
+    **unknown: int | float | str | bool,
+) -> Bins:
+    """Bins for ``chunks`` [N, T, A], from the steps where ``mask`` [N, T] is True (None: all).
+
+    Raises RecipeError for a wrong option, LayoutError where a value is NaN, shapes do not fit or every step is masked.
+    """
+    if unknown:
+        raise RecipeError(f"bins does not know the option {sorted(unknown)[0]!r}", hint="its options: num_bins, kind")
+    if kind not in KINDS:
+        raise RecipeError(f"bins cannot be {kind!r}", hint=f"set kind to {' or '.join(KINDS)}")
+    if isinstance(num_bins, bool) or not isinstance(num_bins, int) or not 2 <= num_bins <= MAX_BINS:
+        raise RecipeError(f"num_bins = {num_bins!r} is not possible", hint=f"set num_bins from 2 to {MAX_BINS}")
+    if chunks.ndim != 3 or not chunks.shape[2]:
+        raise LayoutError(f"chunks of shape {chunks.shape} are not [N, T, A]")
+    if mask is not None and mask.shape != chunks.shape[:2]:
+        raise LayoutError(f"a mask of shape {mask.shape} does not fit chunks of shape {chunks.shape}")
+    width = chunks.shape[2]
+    steps = chunks.reshape(-1, width) if mask is None else chunks[np.asarray(mask, dtype=bool)]
+    if not len(steps):
+        raise LayoutError("no valid step to fit bins to", hint="is everything masked, or the selection empty?")
+    columns = _checked(steps[None], width)[0].T
+    edges = np.empty((width, num_bins + 1))
+    centers = np.empty((width, num_bins))
+    for channel, column in enumerate(columns):
+        if kind == "uniform":
+            # linspace puts the ends exactly on the extremes; a constant channel has all edges, and so all centers, equal.
+            edges[channel] = np.linspace(column.min(), column.max(), num_bins + 1)
+            centers[channel] = _middles(edges[channel])
+        else:
+            ordered = np.sort(column)
+            edges[channel] = np.maximum.accumulate(np.quantile(ordered, np.linspace(0, 1, num_bins + 1)))
+            centers[channel] = _medians(ordered, edges[channel])
+    return Bins(kind, edges, centers)
+
+
+def _middles(edges: np.ndarray) -> np.ndarray:
+    return np.asarray(edges[:-1] + (edges[1:] - edges[:-1]) / 2)
+
+
+def _medians(ordered: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """The median of the sorted values in each bin, the middle of the bin where it has none (as between equal edges)."""
+    starts = np.concatenate([[0], np.searchsorted(ordered, edges[1:-1], side="left"), [len(ordered)]])
+    counts = np.diff(starts)
+    lower = np.clip(starts[:-1] + (counts - 1) // 2, 0, len(ordered) - 1)
+    upper = np.clip(starts[:-1] + counts // 2, 0, len(ordered) - 1)
+    medians = ordered[lower] + (ordered[upper] - ordered[lower]) / 2
+    return np.where(counts > 0, medians, _middles(edges))
+
+
+def load(text: str) -> Bins:
+    """The tokenizer that ``to_json`` wrote. Raises LayoutError on other text, FingerprintMismatch on changed content."""
+    try:
+        plain: dict[str, Any] = json.loads(text)
+        name, version, kind, known = plain["name"], plain["version"], plain["kind"], plain["fingerprint"]
+        edges = np.array(plain["edges"], dtype=np.float64)
+        centers = np.array(plain["centers"], dtype=np.float64)
+    except (ValueError, TypeError, KeyError) as error:
+        raise LayoutError(f"not a bins tokenizer: {error!r}", hint="pass what to_json wrote") from error
+    if name != Bins.name or version != VERSION or kind not in KINDS:
+        raise LayoutError(
+            f"tokenizer {name!r} version {version!r} kind {kind!r}, not {Bins.name!r} version {VERSION}",
+            hint="load it with the tokenizer, and the wamloom, that wrote it",
+        )
+    fits = edges.ndim == centers.ndim == 2 and edges.shape == (centers.shape[0], centers.shape[1] + 1)
+    if not fits or centers.shape[1] < 2 or not np.isfinite(edges).all() or not np.isfinite(centers).all():
+        raise LayoutError(f"edges {edges.shape} and centers {centers.shape} are not bins")
+    bins = Bins(kind, edges, centers)
+    if bins.fingerprint != known:
+        raise FingerprintMismatch("the bins are not those the fingerprint was taken of", hint="fit the tokenizer anew")
+    return bins
+
+
+def _checked(chunks: np.ndarray, width: int) -> np.ndarray:
+    if chunks.ndim != 3 or chunks.shape[2] != width:
+        raise LayoutError(
+            f"chunks of shape {chunks.shape} are not [N, T, {width}]", hint="load the tokenizer of this robot"
+        )
+    values = np.asarray(chunks, dtype=np.float64)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        chunk, step, channel = (int(index) for index in bad[0])
+        raise LayoutError(
+            f"{values[chunk, step, channel]} has no bin",
+            f"chunk {chunk}, step {step}, channel {channel}",
+            "fill masked steps with a held value before encoding",
+        )
+    return values
+
+
+__all__ = ["Bins", "fit", "load"]
