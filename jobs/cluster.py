@@ -14,7 +14,7 @@ import queue
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -39,6 +39,9 @@ MAX_ATTEMPTS = 3
 """Tries of one unit that may end without a result."""
 STALL_SECONDS = 1800.0
 """A job in which no unit finishes for this long is ended."""
+START_SECONDS = 600.0
+"""Longer than ``STALL_SECONDS`` only in tests: time for a cluster to bring up its first worker."""
+END_SECONDS = 30.0
 POLL_SECONDS = 0.2
 OBJECT_STORE_BYTES = 256 * 1024**2
 """Rows are small; pixels never go through the object store."""
@@ -50,12 +53,15 @@ class _Attempts:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        self._in_flight: dict[str, tuple[str, float]] = {}
+        self._in_flight: dict[str, tuple[str, float, Any]] = {}
+        self._closed = False
 
-    def begin(self, unit_id: str, place: str) -> int:
-        """How often the unit has now been tried."""
+    def begin(self, unit_id: str, place: str, actor: Any) -> int:
+        """How often the unit has now been tried; 0 where the job is over and nothing must be tried any more."""
+        if self._closed:
+            return 0
         self._counts[unit_id] = self._counts.get(unit_id, 0) + 1
-        self._in_flight[unit_id] = (place, time.monotonic())
+        self._in_flight[unit_id] = (place, time.monotonic(), actor)
         return self._counts[unit_id]
 
     def end(self, unit_id: str) -> None:
@@ -66,8 +72,13 @@ class _Attempts:
     def in_flight(self) -> list[tuple[str, str, float]]:
         """(unit, where, seconds) of every unit being tried, longest first."""
         now = time.monotonic()
-        rows = [(unit_id, place, now - start) for unit_id, (place, start) in self._in_flight.items()]
+        rows = [(unit_id, place, now - start) for unit_id, (place, start, _) in self._in_flight.items()]
         return sorted(rows, key=lambda row: -row[2])
+
+    def close(self) -> list[Any]:
+        """Lets nothing begin any more; the actors that are still at work."""
+        self._closed = True
+        return [actor for _, _, actor in self._in_flight.values()]
 
 
 class _PoolWorker:
@@ -81,16 +92,19 @@ class _PoolWorker:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         unit: WorkUnit = ray.get(self._units[int(batch["index"][0])])
+        context = ray.get_runtime_context()
+        place = f"node {context.get_node_id()[:8]} pid {os.getpid()}"
+        attempt = ray.get(self._attempts.begin.remote(unit.unit_id, place, context.current_actor))
+        if attempt == 0:
+            return {"answer": [""]}
         try:
-            answer = result_to_json(self._result(unit))
+            answer = result_to_json(self._result(unit, attempt))
         except WamloomError as error:  # as a value: Ray would wrap it in a type of its own
             answer = _error_to_json(error)
         ray.get(self._attempts.end.remote(unit.unit_id))
         return {"answer": [answer]}
 
-    def _result(self, unit: WorkUnit) -> UnitResult:
-        place = f"node {ray.get_runtime_context().get_node_id()[:8]} pid {os.getpid()}"
-        attempt = ray.get(self._attempts.begin.remote(unit.unit_id, place))
+    def _result(self, unit: WorkUnit, attempt: int) -> UnitResult:
         if attempt > MAX_ATTEMPTS:
             message = f"the worker died {MAX_ATTEMPTS} times on this unit"
             return self._spec.worker_class().lost(unit, "worker_died", message)
@@ -118,6 +132,15 @@ class RayExecutor:
         answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         rows = _rows(units, worker, attempts)
         feeding = _in_thread(lambda: _feed(rows, answers))
+        try:
+            yield from self._results(feeding, answers, attempts, stop)
+        finally:
+            if not feeding.done():
+                _end(feeding, attempts)
+
+    def _results(
+        self, feeding: "Future[None]", answers: "queue.SimpleQueue[str]", attempts: Any, stop: Callable[[], bool]
+    ) -> Iterator[UnitResult | None]:
         last = time.monotonic()
         while not stop():
             ended = feeding.done()  # asked before the queue is: what came before the end is in the queue by then
@@ -127,14 +150,24 @@ class RayExecutor:
                 if ended:
                     self._finish(feeding, attempts)
                     return
-                if time.monotonic() - last > self._stall_seconds:
-                    raise _stalled(self._stall_seconds, attempts) from None
+                self._raise_if_stalled(time.monotonic() - last, attempts)
                 yield None
                 continue
             last = time.monotonic()
             yield _answer_from_json(answer)
         while not answers.empty():
             yield _answer_from_json(answers.get())
+
+    def _raise_if_stalled(self, idle_seconds: float, attempts: Any) -> None:
+        if idle_seconds <= self._stall_seconds:
+            return
+        started = bool(ray.get(attempts.in_flight.remote()))
+        if started or idle_seconds > max(self._stall_seconds, START_SECONDS):
+            raise UnitLost(
+                f"no unit finished for {idle_seconds:.0f} s; {_in_flight(attempts)}",
+                hint="run the same command again: finished units are not repeated",
+                reason="stalled",
+            )
 
     def _finish(self, feeding: "Future[None]", attempts: Any) -> None:
         try:
@@ -273,9 +306,8 @@ def _in_flight(attempts: Any) -> str:
     return f"in flight: {listed}"
 
 
-def _stalled(seconds: float, attempts: Any) -> UnitLost:
-    return UnitLost(
-        f"no unit finished for {seconds:.0f} s; {_in_flight(attempts)}",
-        hint="run the same command again: finished units are not repeated",
-        reason="stalled",
-    )
+def _end(feeding: "Future[None]", attempts: Any) -> None:
+    """Ends the pool's work: what is running is killed, what waits is answered without being tried."""
+    for actor in ray.get(attempts.close.remote()):
+        ray.kill(actor, no_restart=False)
+    wait([feeding], timeout=END_SECONDS)

@@ -141,24 +141,13 @@ def test_error_of_a_worker_keeps_its_type_and_stops_the_job(ray_executor: Execut
 
 
 @pytest.mark.ray
-def test_hanging_unit_is_named_and_stops_the_job() -> None:
-    # A cluster of its own, since the hanging worker would hold a place in the shared one: run in a fresh process.
-    import subprocess
-    import sys
+def test_hanging_unit_is_named_and_ended(ray_executor: Executor) -> None:
+    from jobs.cluster import RayExecutor
 
-    script = (
-        "from jobs.cluster import open_ray\n"
-        "from jobs.run import run_units\n"
-        "from schemas.errors import UnitLost\n"
-        "from tests.test_execute import Hangs, _spec, _units\n"
-        "with open_ray(stall_seconds=12) as executor:\n"
-        "    try:\n"
-        "        run_units(_units(3), _spec(Hangs), print, executor=executor)\n"
-        "    except UnitLost as error:\n"
-        "        print('LOST', error.reason, error)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.startswith("LOST stalled no unit finished for 12 s; in flight: unit")
+    with pytest.raises(UnitLost, match=r"no unit finished for \d+ s; in flight: unit\d on node") as caught:
+        _run(_units(3), _spec(Hangs), RayExecutor(stall_seconds=1))
+    assert caught.value.reason == "stalled"
+    assert set(_run(_units(2), _spec(Echo, suffix=""), ray_executor)) == {"unit0", "unit1"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
