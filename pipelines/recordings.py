@@ -1,0 +1,124 @@
+"""What several sources need alike: finding set folders, reading their JSON, packing pictures, telling text spans.
+
+No source is known here, and no meaning is given to what is read.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.storage import inside, state_of
+from pipelines.video import VideoTools
+from schemas.episode import EncodedView, EpisodeRef, Instruction
+from schemas.errors import CorruptEpisode, SourceError
+from schemas.fingerprint import fingerprint
+
+MAX_JSON_BYTES = 256 << 20
+_MAX_DEPTH = 3
+_JPEG = b"\xff\xd8\xff"
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def set_folders(location: str, is_set: Callable[[Path], bool]) -> list[str]:
+    """Folders at or at most three below ``location`` for which ``is_set`` holds, sorted; none below another one."""
+    found: list[str] = []
+
+    def walk(folder: Path, depth: int) -> None:
+        if is_set(folder):
+            found.append(str(folder))
+        elif depth < _MAX_DEPTH:
+            for child in sorted(folder.iterdir()):
+                if child.is_dir() and not child.name.startswith("."):
+                    walk(child, depth + 1)
+
+    root = Path(location)
+    if root.is_dir():
+        try:
+            walk(root, 0)
+        except PermissionError as error:
+            raise SourceError("a folder may not be listed", str(error.filename), "grant reading rights") from error
+    return sorted(found)
+
+
+def read_json(path: Path, hint: str) -> dict[str, Any]:
+    """The JSON object in ``path``. Raises SourceError naming the file, whatever is wrong with it."""
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise SourceError("the file is empty", str(path), hint, "bad_index")
+        if size > MAX_JSON_BYTES:
+            raise SourceError(f"{size} bytes of JSON are more than {MAX_JSON_BYTES}", str(path), hint, "bad_index")
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise SourceError("the file is missing", str(path), hint, "missing_index") from error
+    except OSError as error:
+        raise SourceError(f"the file cannot be read: {error.strerror}", str(path), hint, "bad_index") from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"not valid JSON: {error}"[:300], str(path), hint, "bad_index") from error
+    if not isinstance(value, dict):
+        raise SourceError(f"holds a {type(value).__name__}, not an object", str(path), hint, "bad_index")
+    return value
+
+
+def path_inside(root: str | Path, relative: str, where: str) -> Path:
+    """``storage.inside``, as the fault of one episode: raises CorruptEpisode (``path_escape``)."""
+    try:
+        return inside(root, relative)
+    except SourceError as error:
+        raise CorruptEpisode(error.message, where, error.hint, error.reason) from error
+
+
+def files_state(root: Path, relatives: Iterable[str]) -> str:
+    """Fingerprint of names, sizes and modification times of these files: unchanged state, unchanged bytes."""
+    return fingerprint(state_of(root, [root / name for name in sorted(set(relatives))]))
+
+
+def check_unchanged(ref: EpisodeRef, relatives: Iterable[str]) -> None:
+    """Raises CorruptEpisode (``changed_while_reading``) where the files are not those that were listed."""
+    if files_state(Path(ref.location), relatives) != ref.state:
+        raise CorruptEpisode(
+            "its files changed after they were listed", ref.where, "run the same command again", "changed_while_reading"
+        )
+
+
+def packed_view(key: str, images: Sequence[bytes], times_ns: np.ndarray, video: VideoTools, where: str) -> EncodedView:
+    """Single pictures as one video, their bytes unchanged. Raises CorruptEpisode (``bad_image``) or DecodeError."""
+    for step, image in enumerate(images):
+        if not image.startswith((_JPEG, _PNG)):
+            what = "is empty" if not image else f"is neither JPEG nor PNG (begins {image[:8].hex()})"
+            raise CorruptEpisode(
+                f"picture {step} of {len(images)} of {key} {what}", where, "record or fetch it again", "bad_image"
+            )
+    cut = video.pack(images, f"{where} {key}")
+    facts = cut.facts
+    return EncodedView(
+        key,
+        facts.codec,
+        facts.container,
+        cut.data,
+        facts.width_px,
+        facts.height_px,
+        times_ns,
+        facts.packets_sha256,
+        "packed",
+        cut.first_frame,
+    )
+
+
+def spanned_instructions(texts: Sequence[str], field: str, times_ns: np.ndarray) -> list[Instruction]:
+    """One text per step as instructions: without span where it never changes, else one for each run, in order.
+
+    A run ends where the next begins; the last one ends a nanosecond after the last step, since spans are half-open.
+    """
+    if not texts:
+        return []
+    starts = [0, *(step for step in range(1, len(texts)) if texts[step] != texts[step - 1])]
+    if len(starts) == 1:
+        return [Instruction(texts[0], field)]
+    stops = [*(int(times_ns[start]) for start in starts[1:]), int(times_ns[-1]) + 1]
+    return [
+        Instruction(texts[start], field, int(times_ns[start]), stop) for start, stop in zip(starts, stops, strict=True)
+    ]
