@@ -22,6 +22,7 @@ from pipelines.resample import nearest_at_or_before
 from pipelines.rows import Row, row_sha256
 from pipelines.storage import file_record, fsync_file, fsync_folder
 from pipelines.video import VideoTools
+from pipelines.views import target_size
 from pipelines.windows import clip_frames, num_latent_frames, uncovered
 from schemas.episode import EncodedView
 from schemas.errors import LakeError, LayoutError, RecipeError, WamloomError
@@ -29,7 +30,7 @@ from schemas.fingerprint import array_sha256, fingerprint
 from schemas.latent import ClipPlan
 from schemas.recipes import EncodeRecipe, ViewsRecipe
 from schemas.tables import LATENTS
-from schemas.time import TimeGrid, parse_rate, rate_text
+from schemas.time import TimeGrid, rate_text
 from schemas.work import Outcome, UnitResult, WorkUnit
 
 _COLUMNS = ["outcome", "views", "duration_ns", "control_rate", "num_steps", "dataset"]
@@ -183,17 +184,6 @@ def _clips(
                 'set [clip] kind = "fixed", a smaller size, or a larger max_clip_mb',
             )
     return clips, sum(stop - start for start, stop in uncovered(len(ids), spans))
-
-
-def target_size(views: ViewsRecipe, view: EncodedView) -> tuple[int, int]:
-    """(height, width) in pixels that the recipe gives the view; one edge alone keeps the view's aspect."""
-    if views.height_px and views.width_px:
-        return views.height_px, views.width_px
-    if views.height_px:
-        return views.height_px, max(1, round(view.width_px * views.height_px / view.height_px))
-    if views.width_px:
-        return max(1, round(view.height_px * views.width_px / view.width_px)), views.width_px
-    return view.height_px, view.width_px
 
 
 def _clip_bytes(view: EncodedView, clip: ClipPlan, recipe: EncodeRecipe, encoder: Encoder) -> tuple[int, int]:
@@ -375,8 +365,3 @@ class LatentCommitter:
                 "account",
             )
         return totals
-
-
-def rate_of(text: str) -> Fraction | None:
-    """The inverse of how ``rate`` is stored."""
-    return None if text == "native" else parse_rate(text)
