@@ -47,11 +47,12 @@ class Histogram:
             return cls((low, high), (int(finite.size),), missing)
         if np.array_equal(finite, np.round(finite)) and high - low < 2**52:
             width = max(1, math.ceil((high - low + 1) / bins))
-            edges = np.arange(low, high + 1 + width, width)
+            edges: np.ndarray = np.arange(low, high + 1 + width, width)
             edges = edges[: int(np.searchsorted(edges, high, side="right")) + 1]
         else:
             # halves first: the difference of two huge values may not be a float
             edges = low + (high / bins - low / bins) * np.arange(bins + 1)
+            edges = np.minimum(edges, high)
             edges[-1] = high
         counts, _ = np.histogram(finite, bins=edges)
         return cls(tuple(float(edge) for edge in edges), tuple(int(count) for count in counts), missing)
