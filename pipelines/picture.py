@@ -11,6 +11,8 @@ Color = tuple[int, int, int]
 _OVERSAMPLING = 2
 """Drawn this much larger and averaged down, since PIL draws without anti-aliasing."""
 _CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 20, False)), np.sin(np.linspace(0, 2 * np.pi, 20, False))], axis=1)
+_GRAIN = 3
+"""Levels: enough that still parts of a picture are not perfectly flat, as no real camera's are."""
 _NEAREST_M = 0.02
 """Points closer to the lens are moved to this distance, which keeps projections finite."""
 _CUBE_FACES = ((0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5))
@@ -81,7 +83,7 @@ def background(room: Room, lens: Lens) -> Image.Image:
     """Oversampled picture of the empty room with fine grain, which costs too much to draw for every frame."""
     image = Image.new("RGB", (lens.width_px * _OVERSAMPLING, lens.height_px * _OVERSAMPLING), room.wall_color)
     _paint_table(ImageDraw.Draw(image), room, lens)
-    grain = np.random.default_rng(room.grain_seed).normal(0, 6, (lens.height_px, lens.width_px, 1))
+    grain = np.random.default_rng(room.grain_seed).normal(0, _GRAIN, (lens.height_px, lens.width_px, 1))
     large = np.repeat(np.repeat(grain, _OVERSAMPLING, axis=0), _OVERSAMPLING, axis=1)
     return Image.fromarray(np.clip(np.asarray(image) + large, 0, 255).astype(np.uint8))
 
