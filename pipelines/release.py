@@ -27,6 +27,8 @@ from schemas.errors import AlreadyPublished, ReleaseError, ReleaseMismatch
 from schemas.work import FileRecord
 
 MANIFEST = "manifest.json"
+LINEAGE = "lineage"
+"""Folder of a release with one Parquet file per unit: the walk from every step back to source row and frames."""
 _PLAN = "plan.json"
 
 

@@ -1,0 +1,205 @@
+"""Writing one unit of a build: every view decoded once, every format written from that decode, every step's lineage kept."""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import registry
+from pipelines.formats import BuiltEpisode, EpisodePlan, Format, GroupPlan, UnitPlan, UnitWriter
+from pipelines.lake import Lake, quoted
+from pipelines.numbers import numbers_of
+from pipelines.release import LINEAGE, UnitFolder
+from pipelines.rows import StoredEpisode
+from pipelines.stats import Stats, normalize, stats_from_json
+from pipelines.tokenizers import Tokenizer
+from pipelines.video import VideoTools
+from pipelines.windows import sample_windows
+from schemas.errors import LakeError
+from schemas.fingerprint import array_sha256
+from schemas.latent import ClipPlan, LatentClip
+from schemas.recipes import BuildRecipe
+from schemas.time import rate_text
+from schemas.work import Outcome, UnitResult, WorkUnit
+
+LatentChoice = tuple[str, str]
+"""(encoder fingerprint, views fingerprint) of the latents that a build joins."""
+
+
+class BuildWorker:
+    """Writes the files of a unit in every format, from one decode of every view."""
+
+    def __init__(
+        self, lake: str, versions: Mapping[str, int], staging: str, recipe: BuildRecipe, latents: LatentChoice | None
+    ) -> None:
+        self._lake = Lake.open(lake, dict(versions))
+        self._staging = Path(staging)
+        self._recipe = recipe
+        self._latents = latents
+        self._formats = {name: cast(Format, registry.load("formats", name).FORMAT) for name in recipe.formats}
+        self._video = VideoTools(recipe.limits)
+
+    def __call__(self, unit: WorkUnit) -> UnitResult:
+        """Writes one unit. Raises WamloomError where the lake is damaged: a planned index must never be left empty."""
+        plan = cast(UnitPlan, unit.payload[0])
+        corner = UnitFolder(self._staging, unit.unit_id, f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        writers = {
+            name: form.open_unit(plan, self._recipe, corner.folder / name / plan.group.name)
+            for name, form in self._formats.items()
+        }
+        lineage: list[pa.Table] = []
+        for episode in plan.episodes:
+            built, stored = self._built(plan, episode)
+            self._push(plan, built, stored, list(writers.values()))
+            lineage.append(_lineage_table(plan.group.name, built))
+        facts = {name: writer.close() for name, writer in writers.items()}
+        path = corner.folder / LINEAGE / plan.group.name / f"{plan.file_index:05d}.parquet"
+        path.parent.mkdir(parents=True)
+        pq.write_table(pa.concat_tables(lineage), path, compression="zstd", write_page_checksum=True)
+        files = corner.finish(facts)
+        outcomes = tuple(Outcome(e.episode_id, "kept", content_id=e.episode_id) for e in plan.episodes)
+        steps = float(sum(e.num_steps for e in plan.episodes))
+        return UnitResult(unit.unit_id, outcomes, files, (("frames", steps * len(plan.group.views)), ("steps", steps)))
+
+    @staticmethod
+    def lost(unit: WorkUnit, reason: str, message: str) -> UnitResult:
+        """A build cannot go on without a unit, since its indices are planned; the driver stops on these outcomes."""
+        plan = cast(UnitPlan, unit.payload[0])
+        return UnitResult(unit.unit_id, tuple(Outcome(e.episode_id, "failed", reason, message) for e in plan.episodes))
+
+    def close(self) -> None:
+        """Ends the decoding child."""
+        self._video.close()
+
+    def _built(self, unit: UnitPlan, plan: EpisodePlan) -> tuple[BuiltEpisode, StoredEpisode]:
+        stored = self._lake.episode(plan.episode_id)
+        slots = tuple(slot for slot, _, _ in unit.group.views)
+        numbers = numbers_of(stored, self._recipe.rate, self._recipe.views.slots or tuple(sorted(stored.views)))
+        if numbers.num_steps != plan.num_steps:
+            raise LakeError(
+                f"{numbers.num_steps} steps where {plan.num_steps} were planned",
+                f"episode {plan.episode_id[:12]}",
+                reason="damaged",
+            )
+        action, proprio = (
+            normalize(values, _stats(unit.group, name), self._recipe.normalize)
+            for name, values in (("action", numbers.action), ("proprio", numbers.proprio))
+        )
+        starts = sample_windows(plan.num_steps, self._recipe.horizon, self._recipe.sample_stride)
+        built = BuiltEpisode(
+            plan=plan,
+            times_ns=numbers.times_ns,
+            action=action.astype(np.float32),
+            proprio=proprio.astype(np.float32),
+            valid=numbers.valid,
+            source_rows=numbers.source_rows,
+            source_times_ns=numbers.source_times_ns,
+            frame_ids={slot: numbers.frame_ids[slot] for slot in slots},
+            frame_times_ns={slot: numbers.frame_times_ns[slot] for slot in slots},
+            tokens=_tokens(unit.group, self._recipe, action, starts),
+            sample_steps=starts,
+            latents=self._read_latents(stored) if self._latents else {},
+            location=stored.location,
+            source_key=stored.source_key,
+        )
+        return built, stored
+
+    def _push(self, unit: UnitPlan, built: BuiltEpisode, stored: StoredEpisode, writers: Sequence[UnitWriter]) -> None:
+        for writer in writers:
+            writer.begin(built)
+        for slot, _, _ in unit.group.views:
+            where = f"episode {stored.episode_id[:12]} view {slot}"
+            data = self._lake.video(stored.episode_id, slot, stored.blobs_sha256[slot])
+            view = replace(stored.views[slot], data=data)
+            step = 0
+            for chunk in self._video.decode(view, where, built.frame_ids[slot], self._recipe.views):
+                for writer in writers:
+                    writer.frames(slot, step, chunk)
+                step += len(chunk)
+        for writer in writers:
+            writer.end()
+
+    def _read_latents(self, stored: StoredEpisode) -> dict[str, list[LatentClip]]:
+        encoder, views = cast(LatentChoice, self._latents)
+        rate = "native" if self._recipe.rate is None else rate_text(self._recipe.rate)
+        rows = self._lake.rows(
+            "latents",
+            [
+                "slot",
+                "frame_ids",
+                "times_ns",
+                "dtype",
+                "shape",
+                "data",
+                "data_sha256",
+                "temporal_stride",
+                "leading_frames",
+            ],
+            f"episode_id = {quoted(stored.episode_id)} and encoder_fingerprint = {quoted(encoder)} "
+            f"and views_fingerprint = {quoted(views)} and rate = {quoted(rate)}",
+        )
+        clips: dict[str, list[LatentClip]] = {}
+        for row in sorted(rows, key=lambda row: (row["slot"], row["times_ns"][0], len(row["times_ns"]))):
+            if self._recipe.views.slots and row["slot"] not in self._recipe.views.slots:
+                continue
+            values = np.frombuffer(row["data"], dtype=np.dtype(row["dtype"])).reshape(row["shape"])
+            if array_sha256(values) != row["data_sha256"]:
+                raise LakeError(
+                    "the latents are damaged: their hash is another",
+                    f"latent {row['latent_id'][:12]} of episode {stored.episode_id[:12]}",
+                    "restore the lake from a copy, or encode into a new lake",
+                    "hash_mismatch",
+                )
+            plan = ClipPlan(
+                stored.episode_id,
+                row["slot"],
+                views,
+                encoder,
+                tuple(row["frame_ids"]),
+                tuple(row["times_ns"]),
+                self._recipe.rate,
+            )
+            clips.setdefault(row["slot"], []).append(
+                LatentClip(plan, values, row["temporal_stride"], row["leading_frames"])
+            )
+        return clips
+
+
+def _stats(group: GroupPlan, name: str) -> Stats:
+    return stats_from_json(json.dumps({key: list(value) for key, value in group.stats[name].items()}))
+
+
+def _tokens(group: GroupPlan, recipe: BuildRecipe, action: np.ndarray, starts: np.ndarray) -> list[np.ndarray] | None:
+    """Tokens of each sample's chunk; a chunk that reaches past the end repeats the last action, as the samples do."""
+    if recipe.tokenizer is None or group.tokenizer_json is None:
+        return None
+    tokenizer: Tokenizer = registry.load("tokenizers", recipe.tokenizer.name).load(group.tokenizer_json)
+    rows = np.minimum(starts[:, None] + np.arange(recipe.horizon), len(action) - 1)
+    return tokenizer.encode(action[rows])
+
+
+def _lineage_table(group: str, built: BuiltEpisode) -> pa.Table:
+    """One row per step: where its action, and the frame of every view, came from."""
+    plan, num = built.plan, built.plan.num_steps
+    columns: dict[str, Any] = {
+        "index": np.arange(plan.first_step, plan.first_step + num, dtype=np.int64),
+        "episode_id": pa.array([plan.episode_id] * num).dictionary_encode(),
+        "episode_index": np.full(num, plan.episode_index, dtype=np.int64),
+        "step": np.arange(num, dtype=np.int64),
+        "time_ns": built.times_ns,
+        "valid": built.valid,
+        "source_row": built.source_rows,
+        "source_time_ns": built.source_times_ns,
+    }
+    for slot in sorted(built.frame_ids):
+        columns[f"frame_id_{slot}"] = built.frame_ids[slot]
+        columns[f"frame_time_ns_{slot}"] = built.frame_times_ns[slot]
+    table = pa.table(columns)
+    return table.replace_schema_metadata({"group": group})

@@ -1,0 +1,160 @@
+"""Looking at a lake or a release: what is there, one episode, one sample with its walk back to the source."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipelines.lake import Lake, quoted
+from pipelines.release import read_manifest
+from pipelines.verify import lineage_of
+from schemas.errors import LakeError, ReleaseError
+from schemas.sample import FrameOrigin, Sample
+
+_NANOSECONDS_PER_HOUR = 3_600 * 10**9
+
+
+def lake_status(lake: Lake) -> dict[str, Any]:
+    """Counts of the lake by data set, outcome and reason, and of its latents by encoder. Plain values."""
+    rows = lake.rows("episodes", ["outcome", "reason", "dataset", "num_steps", "duration_ns", "locations"])
+    datasets: dict[str, dict[str, Any]] = {}
+    reasons: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter({"kept": 0, "rejected": 0, "failed": 0})
+    places = 0
+    for row in rows:
+        entry = datasets.setdefault(
+            row["dataset"], {"kept": 0, "rejected": 0, "failed": 0, "steps": 0, "hours": 0.0, "places": 0}
+        )
+        entry[row["outcome"]] += 1
+        entry["places"] += len(row["locations"])
+        places += len(row["locations"])
+        outcomes[row["outcome"]] += 1
+        if row["outcome"] == "kept":
+            entry["steps"] += row["num_steps"]
+            entry["hours"] += row["duration_ns"] / _NANOSECONDS_PER_HOUR
+        else:
+            reasons[row["reason"]] += 1
+    latents: dict[tuple[str, str], Counter[str]] = {}
+    for row in lake.rows("latents", ["encoder", "rate", "episode_id"]):
+        counter = latents.setdefault((row["encoder"], row["rate"]), Counter())
+        counter["clips"] += 1
+    return {
+        "lake": str(lake.root),
+        "versions": lake.versions(),
+        "episodes": len(rows),
+        "places": places,
+        **outcomes,
+        "reasons": dict(sorted(reasons.items())),
+        "datasets": dict(sorted(datasets.items())),
+        "latents": [
+            {"encoder": encoder, "rate": rate, "clips": counter["clips"]}
+            for (encoder, rate), counter in sorted(latents.items())
+        ],
+    }
+
+
+def list_episodes(lake: Lake, where: str = "") -> list[dict[str, Any]]:
+    """A line's worth of facts of every episode."""
+    columns = ["outcome", "reason", "dataset", "num_steps", "control_rate", "instructions", "locations", "views"]
+    return [
+        {
+            "episode_id": row["episode_id"],
+            "outcome": row["outcome"],
+            "reason": row["reason"],
+            "dataset": row["dataset"],
+            "num_steps": row["num_steps"],
+            "control_rate": row["control_rate"],
+            "views": [view["slot"] for view in row["views"] or []],
+            "instruction": next((one["text"] for one in row["instructions"] or []), ""),
+            "place": f"{row['locations'][0]['location']}#{row['locations'][0]['key']}",
+        }
+        for row in lake.rows("episodes", columns, where)
+    ]
+
+
+def show_episode(lake: Lake, prefix: str) -> dict[str, Any]:
+    """Everything the lake knows of one episode, named by its id or the beginning of it; arrays by shape only."""
+    found = lake.rows("episodes", [], f"starts_with(episode_id, {quoted(prefix)})")
+    if len(found) != 1:
+        what = "no episode" if not found else f"{len(found)} episodes"
+        raise LakeError(
+            f"{what} with an id that begins with {prefix!r}", str(lake.root), "list them with `wamloom show LAKE`"
+        )
+    columns = [name for name in lake.table("episodes").schema.names if not name.startswith("video_")]
+    row = lake.rows("episodes", columns, f"episode_id = {quoted(found[0]['episode_id'])}")[0]
+    for stream in row["streams"] or []:
+        times = stream.pop("times_ns")
+        stream["data"] = f"{len(stream['data'])} bytes"
+        stream["first_ns"], stream["last_ns"] = (times[0], times[-1]) if times else (None, None)
+    for view in row["views"] or []:
+        times = view.pop("times_ns")
+        view["first_ns"], view["last_ns"] = (times[0], times[-1]) if times else (None, None)
+    for name in ("card_json", "embodiment_json"):
+        row.pop(name)
+    return row
+
+
+def show_release(folder: Path) -> dict[str, Any]:
+    """The manifest without its long lists."""
+    manifest = read_manifest(folder)
+    return {
+        "release": str(folder),
+        "build": manifest["build"],
+        "counts": manifest["counts"],
+        "groups": [
+            {
+                "name": group["name"],
+                "robot": group["robot"],
+                "rate": group["rate"],
+                "views": group["views"],
+                "episodes": len(group["episodes"]),
+                "steps": group["num_steps"],
+            }
+            for group in manifest["groups"]
+        ],
+        "files": len(manifest["files"]),
+        "bytes": sum(entry["num_bytes"] for entry in manifest["files"]),
+        "licenses": manifest["licenses"],
+        "dropped": len(manifest["dropped"]),
+    }
+
+
+def show_sample(folder: Path, number: int, group: str | None = None) -> Sample:
+    """The walk of step ``number`` (within ``group``, by default over all groups in order) back to its source.
+
+    Raises ReleaseError where there is no such step or group.
+    """
+    manifest = read_manifest(folder)
+    known = [entry["name"] for entry in manifest["groups"]]
+    if group is not None and group not in known:
+        raise ReleaseError(f"no group {group!r}", str(folder), f"known: {', '.join(known)}")
+    left = number
+    for entry in manifest["groups"]:
+        if group is not None and entry["name"] != group:
+            continue
+        if 0 <= left < entry["num_steps"]:
+            return _sample(folder, entry, left, number)
+        left -= entry["num_steps"]
+    total = sum(entry["num_steps"] for entry in manifest["groups"] if group in (None, entry["name"]))
+    raise ReleaseError(f"there is no sample {number}", str(folder), f"samples run from 0 to {total - 1}")
+
+
+def _sample(folder: Path, group: dict[str, Any], index: int, number: int) -> Sample:
+    row = lineage_of(folder, group["name"]).slice(index, 1).to_pylist()[0]
+    episode = group["episodes"][row["episode_index"]]
+    frames = tuple(
+        FrameOrigin(view["slot"], row[f"frame_id_{view['slot']}"], row[f"frame_time_ns_{view['slot']}"])
+        for view in group["views"]
+    )
+    return Sample(
+        number,
+        group["name"],
+        row["episode_id"],
+        episode["location"],
+        episode["source_key"],
+        row["step"],
+        row["time_ns"],
+        row["source_row"],
+        row["source_time_ns"],
+        frames,
+        episode["instruction"],
+    )

@@ -1,0 +1,154 @@
+"""The verify line: is what lies there what was written? Hashes, counts, alignment; for a lake and for a release."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines import registry
+from pipelines.formats import Format
+from pipelines.lake import Lake
+from pipelines.numbers import numbers_of
+from pipelines.release import LINEAGE, damaged_files, read_manifest
+from pipelines.rows import row_sha256
+from pipelines.storage import inside
+from schemas.errors import LakeError, WamloomError
+from schemas.fingerprint import bytes_sha256
+from schemas.recipes import BuildRecipe, validate_model
+from schemas.tables import EPISODE_FIELDS
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that is not as it was written."""
+
+    where: str
+    message: str
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was checked and what was found."""
+
+    kind: str
+    checked: Counter[str]
+    problems: list[Problem]
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.problems
+
+
+def verify_lake(lake: Lake) -> Verification:
+    """Re-hashes every row, video and latent, and proves that every key is there once."""
+    result = Verification("lake", Counter(), [])
+    for table in ("episodes", "latents", "texts"):
+        try:
+            result.problems += list(_table_problems(lake, table, result.checked))
+        except LakeError as error:
+            result.problems.append(Problem(error.where, error.message))
+    return result
+
+
+def _table_problems(lake: Lake, table: str, checked: Counter[str]) -> Iterator[Problem]:
+    columns = [field.name for field in EPISODE_FIELDS] if table == "episodes" else None
+    seen: Counter[str] = Counter()
+    for batch in lake.batches(table, columns):
+        for index in range(batch.num_rows):
+            row = batch.slice(index, 1)
+            key = row.column(0)[0].as_py()
+            seen[key] += 1
+            checked[table] += 1
+            where = f"{lake.root / table}.lance {key[:12]}"
+            expected = row.column("row_sha256")[0].as_py()
+            if row_sha256(row) != expected:
+                yield Problem(where, "the row is not as it was written: its hash is another")
+            elif table == "episodes":
+                yield from _video_problems(lake, row, checked)
+            elif bytes_sha256(row.column("data")[0].as_py()) != row.column("data_sha256")[0].as_py():
+                yield Problem(where, "the data is not as it was written: its hash is another")
+    for key, count in sorted(seen.items()):
+        if count > 1:
+            yield Problem(f"{lake.root / table}.lance {key[:12]}", f"the key is there {count} times")
+
+
+def _video_problems(lake: Lake, row: pa.RecordBatch, checked: Counter[str]) -> Iterator[Problem]:
+    for view in row.column("views")[0].as_py() or []:
+        checked["videos"] += 1
+        try:
+            lake.video(row.column("episode_id")[0].as_py(), view["slot"], view["sha256"])
+        except LakeError as error:
+            yield Problem(error.where, error.message)
+
+
+def verify_release(folder: Path, lake: Lake | None = None) -> Verification:
+    """Re-hashes every file, counts samples as a reader would, and checks the lineage; against the lake if given."""
+    manifest = read_manifest(folder)
+    result = Verification("release", Counter(), [])
+    damaged = [Problem(str(folder / name), f"the file {what}") for name, what in damaged_files(folder, manifest)]
+    result.checked["files"] = len(manifest["files"])
+    result.problems += damaged
+    if damaged:
+        return result  # what a damaged file would say of counts and alignment is worth nothing
+    for name, groups in manifest["counts"].items():
+        form = cast(Format, registry.load("formats", name).FORMAT)
+        for group, expected in groups.items():
+            where = folder / name / group
+            try:
+                found = form.count(where)
+            except WamloomError as error:
+                result.problems.append(Problem(error.where or str(where), error.message))
+                continue
+            for what, count in expected.items():
+                result.checked[what] += count
+                if found.get(what) != count:
+                    result.problems.append(Problem(str(where), f"{found.get(what)} {what}, the manifest says {count}"))
+    for group_entry in manifest["groups"]:
+        result.problems += list(_lineage_problems(folder, manifest, group_entry, lake, result.checked))
+    return result
+
+
+def lineage_of(folder: Path, group: str) -> pa.Table:
+    """The lineage of every step of a group, in index order."""
+    files = sorted(inside(folder, f"{LINEAGE}/{group}").glob("*.parquet"))
+    return pa.concat_tables([pq.read_table(file, page_checksum_verification=True) for file in files])
+
+
+def _lineage_problems(
+    folder: Path, manifest: Mapping[str, Any], group: Mapping[str, Any], lake: Lake | None, checked: Counter[str]
+) -> Iterator[Problem]:
+    table = lineage_of(folder, group["name"])
+    where = f"{folder / LINEAGE / group['name']}"
+    index = table["index"].to_numpy()
+    if not np.array_equal(index, np.arange(group["num_steps"])):
+        yield Problem(where, f"the steps are not 0 to {group['num_steps'] - 1}, each once and in order")
+        return
+    checked["steps"] += len(index)
+    slots = [view["slot"] for view in group["views"]]
+    recipe = validate_model(BuildRecipe, dict(manifest["recipe"]), str(folder))
+    for episode in group["episodes"]:
+        rows = table.slice(episode["first_step"], episode["num_steps"])
+        place = f"{where} episode {episode['episode_id'][:12]}"
+        if set(rows["episode_id"].to_pylist()) != {episode["episode_id"]}:
+            yield Problem(place, "its steps belong to another episode")
+            continue
+        times, valid = rows["time_ns"].to_numpy(), rows["valid"].to_numpy(zero_copy_only=False)
+        for slot in slots:
+            shown = rows[f"frame_time_ns_{slot}"].to_numpy()
+            if np.any(shown[valid] > times[valid] + 1):
+                yield Problem(place, f"view {slot} shows a frame from after its step")
+        if lake is not None:
+            stored = lake.episode(episode["episode_id"])
+            numbers = numbers_of(stored, recipe.rate, recipe.views.slots or tuple(sorted(stored.views)))
+            same = np.array_equal(numbers.source_rows, rows["source_row"].to_numpy()) and all(
+                np.array_equal(numbers.frame_ids[slot], rows[f"frame_id_{slot}"].to_numpy()) for slot in slots
+            )
+            checked["aligned_episodes"] += 1
+            if not same:
+                yield Problem(place, "its rows or frames are not those the lake gives for this recipe")
