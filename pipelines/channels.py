@@ -1,0 +1,242 @@
+"""Applies a card: source fields become canonical action and proprio vectors, cameras fill view slots, steps get their clock.
+
+Values are never changed beyond what the card says; where it says nothing (scale 1, offset 0) they are the source's.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from schemas.dataset_card import ChannelMap, DatasetCard
+from schemas.embodiment import Channel, Embodiment
+from schemas.episode import EncodedView, Episode, Instruction, RawEpisode, Stream
+from schemas.errors import CardError, CorruptEpisode
+from schemas.findings import Finding, Severity
+from schemas.time import TimeGrid
+
+
+def to_episode(raw: RawEpisode, card: DatasetCard, embodiment: Embodiment) -> Episode:
+    """``raw`` with its card applied; its streams, views and instruction spans re-timed to the clock the card asks for.
+
+    The ``declared_rate`` of the re-timed ``Episode.raw`` is the control rate, so that applying a card twice changes nothing.
+    Raises CardError where card and data disagree (unknown field, wrong width), CorruptEpisode where the episode does
+    (``missing_view``, ``length_mismatch``).
+    """
+    rate = card.control_rate or raw.declared_rate or embodiment.control_rate
+    timed = _retimed(raw, card, rate)
+    where = raw.ref.where
+    action, proprio = _map(timed.streams, card, embodiment, where)
+    findings = list(raw.findings)
+    views = _slots(timed.views, card, where, findings)
+    instructions = _instructions(timed.instructions, card, findings)
+    return Episode(
+        raw=timed,
+        card=card,
+        embodiment=embodiment,
+        control_rate=rate,
+        action=action,
+        proprio=proprio,
+        views=views,
+        instructions=instructions,
+        success=_success(timed, card, where),
+        findings=tuple(findings),
+    )
+
+
+def map_streams(streams: Sequence[Stream], card: DatasetCard, embodiment: Embodiment) -> tuple[Stream, Stream]:
+    """``action`` [T, A] and ``proprio`` [T, P], float64, on the clock of the fields they come from.
+
+    Raises CardError naming the field, CorruptEpisode where fields of one vector differ in length or times.
+    """
+    return _map(streams, card, embodiment, card.name)
+
+
+def _map(streams: Sequence[Stream], card: DatasetCard, embodiment: Embodiment, where: str) -> tuple[Stream, Stream]:
+    by_name = {stream.name: stream for stream in streams}
+    action = _vector("action", card.action, embodiment.action, by_name, where)
+    proprio = _vector("proprio", card.proprio, embodiment.proprio, by_name, where)
+    if action is None and proprio is None:
+        raise CardError("the card maps neither action nor proprio", where, "map at least one field")
+    return action or _empty("action", proprio), proprio or _empty("proprio", action)
+
+
+def _empty(name: str, like: Stream | None) -> Stream:
+    """A vector without channels, on the steps of the other one."""
+    assert like is not None
+    return Stream(name, np.zeros((len(like.times_ns), 0)), like.times_ns, like.clock)
+
+
+def _vector(
+    name: str, maps: Sequence[ChannelMap], layout: Sequence[Channel], streams: dict[str, Stream], where: str
+) -> Stream | None:
+    parts: list[np.ndarray] = []
+    first: Stream | None = None
+    for one in maps:
+        stream = streams.get(one.field)
+        if stream is None:
+            near = difflib.get_close_matches(one.field, streams, n=1, cutoff=0.5)
+            guess = f"did you mean {near[0]!r}? " if near else ""
+            hint = f"{guess}fields found: {', '.join(sorted(streams)) or 'none'}"
+            raise CardError(f"{name} wants the field {one.field!r}, which the data does not have", where, hint)
+        values = stream.values.reshape(len(stream.values), -1)
+        stop = values.shape[1] if one.stop is None else one.stop
+        if not 0 <= one.start < stop <= values.shape[1]:
+            message = f"{name} wants columns {one.start} to {stop} of {one.field}, which has {values.shape[1]}"
+            raise CardError(message, where, "correct start and stop in the card, or choose the card of this data set")
+        part = values[:, one.start : stop].astype(np.float64)
+        if one.scale != 1.0:
+            part = part * one.scale
+        if one.offset != 0.0:
+            part = part + one.offset
+        parts.append(part)
+        if first is None:
+            first = stream
+        elif not np.array_equal(first.times_ns, stream.times_ns):
+            message = (
+                f"{name} joins {first.name} ({len(first.times_ns)} steps) with {stream.name} "
+                f"({len(stream.times_ns)} steps), whose times are not the same"
+            )
+            raise CorruptEpisode(message, where, "fields of one vector must be of the same steps", "length_mismatch")
+    width = sum(part.shape[1] for part in parts)
+    if width != len(layout):
+        fields = ", ".join(one.field for one in maps) or "no field"
+        message = f"{name} gets {width} columns from {fields}, the layout has {len(layout)} channels"
+        raise CardError(message, where, "correct the maps of the card or the layout of the embodiment")
+    if first is None:
+        return None
+    return Stream(name, np.concatenate(parts, axis=1), first.times_ns, first.clock)
+
+
+def _retimed(raw: RawEpisode, card: DatasetCard, rate: Fraction) -> RawEpisode:
+    """``raw`` on the clock of the card: plain indices and declared times at ``rate``, recorded ones where it asks for them."""
+    steps = _step_stream(raw, card)
+    if steps is None:
+        return raw
+    plain = raw.declared_rate is None and all(stream.clock == "declared" for stream in raw.streams)
+    recorded = steps.clock == "source"
+    if recorded and card.clock == "source":
+        return raw
+    if not plain and not recorded and raw.declared_rate in (None, rate):
+        return raw
+    old = steps.times_ns
+    if recorded:
+        new = TimeGrid(0, rate, len(old)).times_ns()
+    else:
+        indices = old if plain else _indices(old, raw.declared_rate or rate)
+        new = _grid_times(indices, rate)
+    streams = tuple(
+        dataclasses.replace(stream, times_ns=new, clock="declared") if np.array_equal(stream.times_ns, old) else stream
+        for stream in raw.streams
+    )
+    if plain:
+        views = tuple(dataclasses.replace(view, times_ns=_grid_times(view.times_ns, rate)) for view in raw.views)
+    elif recorded or raw.declared_rate is None:
+        views = tuple(
+            dataclasses.replace(view, times_ns=new) if np.array_equal(view.times_ns, old) else view
+            for view in raw.views
+        )
+    else:  # the card corrects the rate the source declares, and the pictures were stamped with that one
+        views = tuple(
+            dataclasses.replace(view, times_ns=_grid_times(_indices(view.times_ns, raw.declared_rate), rate))
+            for view in raw.views
+        )
+    end = TimeGrid(0, rate, len(old))
+    instructions = tuple(_respanned(instruction, old, new, end.window.stop_ns) for instruction in raw.instructions)
+    return dataclasses.replace(raw, streams=streams, views=views, instructions=instructions, declared_rate=rate)
+
+
+def _step_stream(raw: RawEpisode, card: DatasetCard) -> Stream | None:
+    """The stream whose times are the steps: the first the card maps, else the first there is."""
+    for one in (*card.action, *card.proprio):
+        stream = raw.stream(one.field)
+        if stream is not None:
+            return stream
+    return raw.streams[0] if raw.streams else None
+
+
+def _indices(times_ns: np.ndarray, rate: Fraction) -> np.ndarray:
+    """The step index [T] nearest to each time on a grid of ``rate``."""
+    return np.array([round(int(time) * rate / 1_000_000_000) for time in times_ns], dtype=np.int64)
+
+
+def _grid_times(indices: np.ndarray, rate: Fraction) -> np.ndarray:
+    """Times [T] of these step indices."""
+    if np.array_equal(indices, np.arange(len(indices))):
+        return TimeGrid(0, rate, len(indices)).times_ns()
+    grid = TimeGrid(0, rate, 0)
+    return np.array([grid.time_ns(int(index)) for index in indices], dtype=np.int64)
+
+
+def _respanned(instruction: Instruction, old: np.ndarray, new: np.ndarray, end_ns: int) -> Instruction:
+    """The same steps' span on the new times; a span that ends behind the last step ends one period behind it."""
+
+    def at(time_ns: int | None) -> int | None:
+        if time_ns is None:
+            return None
+        step = int(np.searchsorted(old, time_ns))
+        return int(new[step]) if step < len(new) else end_ns
+
+    return dataclasses.replace(instruction, start_ns=at(instruction.start_ns), stop_ns=at(instruction.stop_ns))
+
+
+def _slots(
+    views: Sequence[EncodedView], card: DatasetCard, where: str, findings: list[Finding]
+) -> dict[str, EncodedView]:
+    """Views by slot, in the order of the card. Raises CorruptEpisode where a required slot stays empty."""
+    by_key = {view.key: view for view in views}
+    filled: dict[str, EncodedView] = {}
+    for key, slot in card.views.items():
+        if key in by_key:
+            filled[slot] = by_key[key]
+        elif slot not in card.optional_views:
+            found = ", ".join(sorted(by_key)) or "none"
+            message = f"the camera {key} of the view {slot} is not there; found: {found}"
+            hint = "list the slot under optional_views in the card if episodes may lack it"
+            raise CorruptEpisode(message, where, hint, "missing_view")
+    for key in sorted(set(by_key) - set(card.views)):
+        message = f"the card {card.name} gives the camera {key} no view slot; it is not stored"
+        findings.append(Finding("camera_not_in_card", Severity.INFO, key, message))
+    return filled
+
+
+def _instructions(
+    instructions: Sequence[Instruction], card: DatasetCard, findings: list[Finding]
+) -> tuple[Instruction, ...]:
+    """Those of the card's fields, in its order of preference, without placeholders; what is left out is a finding."""
+    wanted = card.language.fields
+    ignored = {text.strip().casefold() for text in card.language.ignore}
+    kept: list[Instruction] = []
+    for instruction in instructions:
+        text = instruction.text.strip().casefold()
+        if wanted and instruction.field not in wanted:
+            message = f"the card {card.name} does not list the language field {instruction.field}"
+            finding = Finding("language_not_in_card", Severity.INFO, instruction.field, message)
+        elif not text or text in ignored:
+            what = "is blank" if not text else f"{instruction.text!r} is a placeholder, the card says"
+            finding = Finding("placeholder_instruction", Severity.INFO, instruction.field, f"the text {what}"[:300])
+        else:
+            kept.append(instruction)
+            continue
+        if finding not in findings:
+            findings.append(finding)
+    if wanted:
+        kept.sort(key=lambda instruction: wanted.index(instruction.field))
+    return tuple(kept)
+
+
+def _success(raw: RawEpisode, card: DatasetCard, where: str) -> bool | None:
+    """Last value of the success stream, or the attribute of that name; None where the card names none."""
+    name = card.success_field
+    if name is None:
+        return None
+    stream = raw.stream(name)
+    attributes = dict(raw.attributes)
+    if stream is not None and stream.values.size:
+        return bool(np.asarray(stream.values[-1]).reshape(-1)[-1] > 0)
+    if name in attributes:
+        return bool(attributes[name])
+    fields = sorted({stream.name for stream in raw.streams} | set(attributes))
+    raise CardError(f"the success field {name!r} is not in the data", where, f"fields found: {', '.join(fields)}")

@@ -1,0 +1,42 @@
+"""Stands in for VideoTools where a test is about the source and not about containers: no decoding, same protocol."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.video import CutVideo, VideoFacts, VideoTools
+from schemas.recipes import Limits
+
+
+class FakeVideo(VideoTools):
+    """Counts bytes instead of frames: a file's frames are ``num_frames``, at ``period_ns``."""
+
+    def __init__(self, num_frames: int = 3, period_ns: int = 100_000_000) -> None:
+        super().__init__(Limits())
+        self.num_frames = num_frames
+        self.period_ns = period_ns
+        self.packed: list[Sequence[bytes]] = []
+        self.cuts: list[tuple[str, float, int]] = []
+
+    def _facts(self, codec: str, data: bytes, num_frames: int) -> VideoFacts:
+        times: np.ndarray = np.arange(num_frames, dtype=np.int64) * self.period_ns
+        digest = hashlib.sha256(data).hexdigest()
+        return VideoFacts(
+            codec, "mov", 64, 48, "yuv420p", num_frames, num_frames, times, 0, (0,), digest, "unspecified"
+        )
+
+    def inspect(self, data: bytes, where: str) -> VideoFacts:
+        return self._facts("h264", data, self.num_frames)
+
+    def cut(self, path: str, start_s: float, num_frames: int, where: str) -> CutVideo:
+        self.cuts.append((path, start_s, num_frames))
+        data = Path(path).read_bytes()
+        return CutVideo(data, 1, self._facts("h264", data, num_frames + 1))
+
+    def pack(self, images: Sequence[bytes], where: str) -> CutVideo:
+        self.packed.append(list(images))
+        codec = "mjpeg" if images[0].startswith(b"\xff\xd8") else "png"
+        data = b"".join(images)
+        return CutVideo(data, 0, self._facts(codec, data, len(images)))
