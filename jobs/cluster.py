@@ -6,6 +6,7 @@ at a time per actor, so that a unit never pays for its neighbour's crash. Which 
 kept by a small actor of our own: a unit whose worker died three times becomes a failed outcome instead of a retry.
 """
 
+import atexit
 import importlib
 import json
 import logging
@@ -20,9 +21,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported, as are the next two
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when Ray is imported, as are those below
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+if "RAY_ADDRESS" not in os.environ:
+    # Without this, Ray replaces 127.0.0.1 by the machine's address and listens on all of its interfaces.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 import numpy as np
 import ray
@@ -110,6 +115,7 @@ class _PoolWorker:
             return self._spec.worker_class().lost(unit, "worker_died", message)
         if self._worker is None:
             self._worker = self._spec.make()
+            atexit.register(self._worker.close)
         return self._worker(unit)
 
 

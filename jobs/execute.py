@@ -26,6 +26,10 @@ class Worker(Protocol):
         """What became of every item of ``unit``. Bad data is an outcome; a WamloomError raised here stops the job."""
         ...
 
+    def close(self) -> None:
+        """Gives back what it holds open; called once, at the end."""
+        ...
+
     @staticmethod
     def lost(unit: WorkUnit, reason: str, message: str) -> UnitResult:
         """A result that lists every item of ``unit`` as failed, because its worker died each time it was tried."""
@@ -83,10 +87,13 @@ class InlineExecutor:
         if not units or stop():
             return
         work = worker.make()
-        for unit in units:
-            if stop():
-                return
-            yield work(unit)
+        try:
+            for unit in units:
+                if stop():
+                    return
+                yield work(unit)
+        finally:
+            work.close()
 
 
 def open_executor(name: ExecutorName, num_units: int) -> AbstractContextManager[Executor]:

@@ -17,12 +17,17 @@ from schemas.errors import FingerprintMismatch, UnitLost, UsageError
 from schemas.work import FileRecord, Outcome, UnitResult, WorkUnit
 
 
-def _failed(unit: WorkUnit, reason: str, message: str) -> UnitResult:
-    return UnitResult(unit.unit_id, tuple(Outcome(key, "failed", reason, message) for key in unit.payload))
+class _Base:
+    def close(self) -> None:
+        """Nothing is open."""
+
+    @staticmethod
+    def lost(unit: WorkUnit, reason: str, message: str) -> UnitResult:
+        return UnitResult(unit.unit_id, tuple(Outcome(key, "failed", reason, message) for key in unit.payload))
 
 
 @dataclass
-class Echo:
+class Echo(_Base):
     """Keeps every item, and says what it was made with."""
 
     suffix: str
@@ -34,11 +39,9 @@ class Echo:
         files = (FileRecord(f"{unit.unit_id}.bin", 3, "00", 1),)
         return UnitResult(unit.unit_id, outcomes, files, (("frames", float(unit.num_bytes)),), '{"a": [1, 2]}')
 
-    lost = staticmethod(_failed)
-
 
 @dataclass
-class Dies:
+class Dies(_Base):
     """Ends its process on units whose first item says so: ``once`` or ``always``."""
 
     folder: str
@@ -51,37 +54,29 @@ class Dies:
             os.kill(os.getpid(), signal.SIGKILL)
         return UnitResult(unit.unit_id, tuple(Outcome(key, "kept") for key in unit.payload))
 
-    lost = staticmethod(_failed)
 
-
-class Refuses:
+class Refuses(_Base):
     """Raises an error that must stop the job."""
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
         raise FingerprintMismatch("made by another recipe", f"unit {unit.unit_id}", "encode again")
 
-    lost = staticmethod(_failed)
 
-
-class Hangs:
+class Hangs(_Base):
     """Never comes back."""
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
         time.sleep(3600)
         raise AssertionError
 
-    lost = staticmethod(_failed)
 
-
-class SendsSignal:
+class SendsSignal(_Base):
     """Signals its own process during the second unit, as a user would."""
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
         if unit.payload[0] != "0":
             os.kill(os.getpid(), int(unit.payload[1]))
         return UnitResult(unit.unit_id, (Outcome(unit.payload[0], "kept"),))
-
-    lost = staticmethod(_failed)
 
 
 def _units(count: int) -> list[WorkUnit]:

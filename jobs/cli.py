@@ -1,0 +1,294 @@
+"""The command line. Data goes to stdout, everything else to stderr; one place turns errors into exit codes."""
+
+import argparse
+import contextlib
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from types import FrameType
+from typing import Any, NoReturn
+
+from jobs import options
+from jobs.options import Answer, read_recipe, read_views
+from jobs.run import Interrupted
+from pipelines import registry
+from schemas.errors import (
+    AlreadyPublished,
+    CardError,
+    FingerprintMismatch,
+    RecipeError,
+    ReleaseMismatch,
+    UnitLost,
+    UsageError,
+    WamloomError,
+)
+from schemas.recipes import BuildRecipe, EncodeRecipe, IngestRecipe
+
+_WRONG_USAGE = (UsageError, RecipeError, CardError, FingerprintMismatch, ReleaseMismatch, AlreadyPublished)
+_EPILOG = """\
+exit codes:
+  0    done; rejections within the recipe's budget are not an error
+  2    wrong usage, recipe or card
+  3    the input cannot be read or holds nothing
+  4    finished, but failures exceed the budget, or a unit of work was lost
+  5    verification found a problem
+  130  interrupted (Ctrl-C); 143: terminated. The same command continues.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises UsageError instead of leaving the process."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"see {self.prog} --help")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help of the same width everywhere, so that the one in the docs is the one on the screen."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=100)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return value
+
+
+def _index(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The whole command line, for parsing and for the docs."""
+    parser = _Parser(
+        prog="wamloom",
+        description="Weaves robot recordings into verified training data for World-Action Models.",
+        epilog=_EPILOG,
+        formatter_class=_Help,
+    )
+    parser.add_argument("--version", action="version", version=f"wamloom {version('wamloom')}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+
+    sample = _verb(verbs, "sample", "write simulated recordings to try things on", _sample)
+    sample.add_argument("out", metavar="OUT", help="folder to write; sets go to OUT/LAYOUT/ROBOT")
+    layouts = ", ".join(registry.names("layouts"))
+    sample.add_argument("--layout", default="rlds", help=f"how to store them: {layouts} (default: rlds)")
+    sample.add_argument("--episodes", type=_count, default=3, metavar="N", help="how many of each robot (default: 3)")
+    sample.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same recordings (default: 0)")
+    _dry_run(sample)
+
+    ingest = _verb(verbs, "ingest", "read recordings into the lake, judge them, account for every one", _ingest)
+    ingest.add_argument("locations", nargs="+", metavar="LOCATION", help="folder of recordings")
+    _lake(ingest)
+    ingest.add_argument("--card", help="data set card by name or TOML file (default: recognized from the data)")
+    _recipe(ingest)
+    ingest.add_argument("--retry", action="store_true", help="take failed and rejected episodes up again")
+    _dry_run(ingest)
+    _executor(ingest)
+
+    encode = _verb(verbs, "encode", "turn the lake's video into latents, each computed once", _encode)
+    _lake(encode)
+    encoders = ", ".join(registry.names("encoders"))
+    encode.add_argument("--encoder", metavar="NAME", help=f"{encoders} (default: the recipe's, wavelet)")
+    encode.add_argument("--weights", metavar="PATH", help="folder with the encoder's weights")
+    encode.add_argument("--views", metavar="RECIPE", help="TOML file with the keys of [views]")
+    encode.add_argument("--where", default="", metavar="EXPR", help="only episodes for which this SQL filter holds")
+    _recipe(encode)
+    _dry_run(encode)
+    _executor(encode)
+
+    build = _verb(verbs, "build", "write a release that trainers read with their own loaders", _build)
+    _lake(build)
+    build.add_argument("--out", required=True, metavar="RELEASE", help="folder of the release")
+    formats = ", ".join(registry.names("formats"))
+    build.add_argument("--format", nargs="+", action="extend", metavar="NAME", help=f"one or more of: {formats}")
+    build.add_argument("--where", metavar="EXPR", help="only episodes for which this SQL filter holds")
+    _recipe(build)
+    _dry_run(build)
+    _executor(build)
+
+    verify = _verb(verbs, "verify", "re-check hashes, counts and alignment", _verify)
+    _target(verify)
+
+    report = _verb(verbs, "report", "write one HTML page: what is in the data and what is wrong with it", _report)
+    _target(report)
+    report.add_argument("--out", required=True, metavar="FILE.html", help="file to write")
+    _dry_run(report)
+
+    status = _verb(verbs, "status", "say what the lake holds", _status)
+    _lake(status)
+
+    show = _verb(verbs, "show", "show a lake or a release, one episode or one sample", _show)
+    _target(show)
+    which = show.add_mutually_exclusive_group()
+    which.add_argument("--episode", metavar="ID", help="one episode, by its id or the beginning of it")
+    which.add_argument("--sample", type=_index, metavar="K", help="the K-th sample of a release")
+    return parser
+
+
+def _verb(verbs: Any, name: str, meaning: str, call: Callable[[argparse.Namespace], Answer]) -> argparse.ArgumentParser:
+    text = meaning[0].upper() + meaning[1:] + "."
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=meaning, description=text, formatter_class=_Help)
+    parser.set_defaults(call=call)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log every unit of work on stderr")
+    return parser
+
+
+def _lake(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--lake", required=True, metavar="LAKE", help="folder of the lake")
+
+
+def _target(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="LAKE|RELEASE", help="folder of a lake or of a release")
+
+
+def _recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--recipe", metavar="FILE", help="TOML file of choices; docs/recipes.md lists them")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one choice, such as limits.max_frames=900",
+    )
+
+
+def _dry_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and write nothing")
+
+
+def _executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--executor",
+        choices=("auto", "ray", "inline"),
+        default="auto",
+        help="where units run: a Ray cluster, or this process; auto: Ray from 3 units on (default: auto)",
+    )
+
+
+def _run(verb: str, given: object) -> Answer:
+    answer: Answer = importlib.import_module(f"jobs.{verb}").run(given)
+    return answer
+
+
+def _sample(args: argparse.Namespace) -> Answer:
+    return _run("sample", options.SampleOptions(args.out, args.layout, args.episodes, args.seed, args.dry_run))
+
+
+def _ingest(args: argparse.Namespace) -> Answer:
+    recipe = read_recipe(IngestRecipe, args.recipe, args.set)
+    given = options.IngestOptions(
+        tuple(args.locations), args.lake, args.card, recipe, args.retry, args.dry_run, args.executor
+    )
+    return _run("ingest", given)
+
+
+def _encode(args: argparse.Namespace) -> Answer:
+    flags = {"encoder": args.encoder, "weights": args.weights, "views": read_views(args.views)}
+    recipe = read_recipe(EncodeRecipe, args.recipe, args.set, flags)
+    return _run("encode", options.EncodeOptions(args.lake, recipe, args.where, args.dry_run, args.executor))
+
+
+def _build(args: argparse.Namespace) -> Answer:
+    recipe = read_recipe(BuildRecipe, args.recipe, args.set, {"formats": args.format, "where": args.where})
+    return _run("build", options.BuildOptions(args.lake, args.out, recipe, args.dry_run, args.executor))
+
+
+def _verify(args: argparse.Namespace) -> Answer:
+    return _run("verify", options.VerifyOptions(args.target))
+
+
+def _report(args: argparse.Namespace) -> Answer:
+    return _run("report", options.ReportOptions(args.target, args.out, args.dry_run))
+
+
+def _status(args: argparse.Namespace) -> Answer:
+    return _run("status", options.StatusOptions(args.lake))
+
+
+def _show(args: argparse.Namespace) -> Answer:
+    return _run("show", options.ShowOptions(args.target, args.episode, args.sample))
+
+
+def exit_code_of(error: WamloomError) -> int:
+    """2 where the wish is wrong, 4 where work was lost, else 3: the input cannot be read."""
+    if isinstance(error, _WRONG_USAGE):
+        return 2
+    return 4 if isinstance(error, UnitLost) else 3
+
+
+def _print_error(message: str, hint: str) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    if hint:
+        sys.stderr.write(f"hint: {hint}\n")
+
+
+def _print_json(values: Any) -> None:
+    sys.stdout.write(json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _print_answer(answer: Answer, as_json: bool) -> None:
+    for warning in answer.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    if as_json:
+        _print_json(dict(answer.values))
+        return
+    lines = answer.lines or [f"{key}: {_plain(value)}" for key, value in answer.values.items()]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _terminate(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; ``wamloom`` is this function."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _terminate)
+    try:
+        args = make_parser().parse_args(given)
+        logging.basicConfig(
+            level=logging.INFO if args.verbose else logging.WARNING,
+            stream=sys.stderr,
+            format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        )
+        with contextlib.redirect_stdout(sys.stderr):  # libraries and worker processes print; stdout is for the answer
+            answer: Answer = args.call(args)
+        _print_answer(answer, as_json)
+        sys.stdout.flush()
+    except Interrupted as interrupted:
+        _print_error("interrupted; what had finished is kept", "the same command continues")
+        return interrupted.exit_code
+    except WamloomError as error:
+        code = exit_code_of(error)
+        _print_error(f"{error.where}: {error.message}" if error.where else error.message, error.hint)
+        if as_json:
+            facts = {"error": error.message, "where": error.where, "hint": error.hint, "reason": error.reason}
+            _print_json({**facts, "exit_code": code})
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 0
+    return answer.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
