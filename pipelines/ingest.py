@@ -4,6 +4,7 @@
 puts staged rows into the lake and keeps the account: listed = kept + rejected + failed + already.
 """
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -103,10 +104,9 @@ def choose_cards(refs: Iterable[EpisodeRef], card: str | None, recipe: IngestRec
                 embodiment = cards.load_embodiment(found.embodiment)
             else:
                 found, embodiment = cards.load_pair(card)
-            try:
+            # An episode that is damaged gets its own row; the card itself fits what could be compared.
+            with contextlib.suppress(SourceError):
                 to_episode(raw, found, embodiment)
-            except SourceError:
-                pass  # this one episode is damaged, and will get its row; the card itself fits what could be compared
             choices[location] = (found.model_dump_json(), embodiment.model_dump_json())
     return choices
 
@@ -123,11 +123,11 @@ def _first_readable(members: Sequence[EpisodeRef], video: VideoTools, recipe: In
 
 
 def plan_ingest(
-    locations: Sequence[str], lake: Lake, recipe: IngestRecipe, card: str | None = None, retry: bool = False
+    locations: Sequence[str], lake: Lake | None, recipe: IngestRecipe, card: str | None = None, retry: bool = False
 ) -> IngestPlan:
-    """Lists the locations, leaves out what the lake has, and packs the rest into units of even size."""
+    """Lists the locations, leaves out what the lake (None: there is none yet) has, and packs the rest into even units."""
     refs = find_refs(locations)
-    known = known_places(lake)
+    known = {} if lake is None else known_places(lake)
     already: list[EpisodeRef] = []
     todo: list[EpisodeRef] = []
     outcomes: Counter[str] = Counter()
@@ -281,18 +281,25 @@ class IngestCommitter:
         self._refs = {ref.where: ref for ref in plan.refs}
         self._limit = recipe.commit_mb * 1_000_000
         self._known = known_places(lake)
+        self._order = [unit.unit_id for unit in plan.units]
+        self._early: dict[str, UnitResult] = {}
         self._waiting: list[UnitResult] = []
         self._waiting_bytes = 0
         self.totals = IngestTotals(listed=plan.listed, already=len(plan.already))
 
     def add(self, result: UnitResult) -> None:
-        """Takes the result of a unit; commits when enough has come together."""
-        if not result.files:
-            result = self._stage_lost(result)
-        self._waiting.append(result)
-        self._waiting_bytes += sum(record.num_bytes for record in result.files)
-        if self._waiting_bytes >= self._limit:
-            self.flush()
+        """Takes the result of a unit; commits when enough has come together.
+
+        Commits follow the order of the plan, whatever the order of arrival, so that of two copies of a recording the same
+        one makes the row in every run.
+        """
+        self._early[result.unit_id] = result if result.files else self._stage_lost(result)
+        while self._order and self._order[0] in self._early:
+            ready = self._early.pop(self._order.pop(0))
+            self._waiting.append(ready)
+            self._waiting_bytes += sum(record.num_bytes for record in ready.files)
+            if self._waiting_bytes >= self._limit:
+                self.flush()
 
     def _stage_lost(self, result: UnitResult) -> UnitResult:
         hint = "ingest again with --retry; if it dies again, ingest that location alone to find the culprit"
@@ -324,7 +331,8 @@ class IngestCommitter:
         same_key = [episode_id for episode_id in stale if episode_id in set(ids)]
         self._lake.remove_episodes(same_key)
         present = {row["episode_id"] for row in self._present(ids)}
-        fresh, additions = [], {}
+        fresh: list[int] = []
+        additions: dict[str, list[Row]] = {}
         seen = set(present)
         for index, episode_id in enumerate(ids):
             if episode_id in seen:

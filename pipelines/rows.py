@@ -12,7 +12,7 @@ import pyarrow as pa
 from schemas.dataset_card import DatasetCard
 from schemas.embodiment import Embodiment
 from schemas.episode import EncodedView, Episode, EpisodeRef, Instruction, Segment, Stream
-from schemas.errors import LakeError, WamloomError
+from schemas.errors import LakeError, RejectEpisode, WamloomError
 from schemas.findings import Finding, Measure, Severity
 from schemas.fingerprint import bytes_sha256, fingerprint
 from schemas.tables import BLOB_COLUMNS, BLOB_PREFIX, EPISODE_FIELDS, STAGED_EPISODES
@@ -96,7 +96,7 @@ def episode_row(
     episode: Episode,
     findings: Sequence[Finding],
     measures: Sequence[Measure],
-    rejection: Finding | None,
+    rejection: RejectEpisode | None,
     recipe_fingerprint: str,
     version: str,
 ) -> Row:
@@ -107,10 +107,10 @@ def episode_row(
     row |= {
         "episode_id": raw.episode_id,
         "outcome": "kept" if rejection is None else "rejected",
-        "reason": "" if rejection is None else rejection.rule,
+        "reason": "" if rejection is None else rejection.reason,
         "message": "" if rejection is None else rejection.message,
-        "where": "" if rejection is None else f"{raw.ref.where} {rejection.where}",
-        "hint": "" if rejection is None else "look at it with `wamloom show`, or change [gates] in the ingest recipe",
+        "where": "" if rejection is None else rejection.where,
+        "hint": "" if rejection is None else rejection.hint,
         "dataset": episode.card.name,
         "source_sha256": raw.source_sha256,
         "license": episode.card.license,

@@ -1,0 +1,109 @@
+"""``wamloom build``: a release that trainers read, whole or not at all."""
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jobs.execute import WorkerSpec
+from jobs.options import Answer, BuildOptions
+from jobs.run import run_units
+from pipelines.build import BuildPlan, plan_build, publish_build
+from pipelines.lake import Lake
+from pipelines.release import check_target, open_staging, read_manifest
+from schemas.errors import AlreadyPublished, UnitLost
+from schemas.work import UnitResult
+
+_PACKAGES = ("av", "lerobot", "numpy", "pyarrow", "pylance", "simplejpeg", "webdataset")
+"""Whose versions can change a release's bytes."""
+
+
+def run(options: BuildOptions) -> Answer:
+    """Builds the release; the answer carries samples, frames, episodes, files and the manifest's place."""
+    recipe, ours = options.recipe, version("wamloom")
+    lake = Lake.open(options.lake)
+    lake = Lake.open(options.lake, lake.versions())  # what comes into the lake from now on is not part of this build
+    out = Path(options.out).resolve()
+    plan = plan_build(lake, recipe, ours)
+    build = plan.fingerprint(recipe, ours)
+    try:
+        if options.dry_run:
+            check_target(out, build)
+            return _planned(options, plan)
+        with open_staging(out, build) as staging:
+            todo = [unit for unit in plan.units if staging.finished(unit.unit_id) is None]
+            worker = WorkerSpec(
+                "pipelines.build_unit:BuildWorker",
+                {
+                    "lake": str(lake.root),
+                    "versions": lake.versions(),
+                    "staging": str(staging.root),
+                    "recipe": recipe,
+                    "latents": plan.latents,
+                },
+            )
+            facts = run_units(todo, worker, _stop_if_lost, executor=options.executor, title="build")
+            manifest = publish_build(staging, plan, recipe, ours, {name: version(name) for name in _PACKAGES})
+    except AlreadyPublished:
+        return _answer(options, read_manifest(out), 0.0, already=True)
+    return _answer(options, manifest, facts.seconds, already=False)
+
+
+def _stop_if_lost(result: UnitResult) -> None:
+    lost = next((outcome for outcome in result.outcomes if outcome.kind == "failed"), None)
+    if lost is not None:
+        raise UnitLost(
+            f"a unit of the build is lost: {lost.message}",
+            f"episode {lost.key[:12]}",
+            "leave that episode out with --where, or run the same command again",
+            lost.reason,
+        )
+
+
+def _planned(options: BuildOptions, plan: BuildPlan) -> Answer:
+    values = {
+        "release": options.out,
+        "dry_run": True,
+        "formats": list(options.recipe.formats),
+        "episodes": sum(group.num_episodes for group in plan.groups),
+        "steps": plan.num_steps,
+        "samples": plan.num_samples,
+        "dropped": len(plan.dropped),
+        "units": len(plan.units),
+        "groups": [group.name for group in plan.groups],
+    }
+    return Answer(
+        values,
+        [
+            f"would write {values['episodes']} episodes ({plan.num_steps} steps) in {len(plan.groups)} groups as "
+            f"{', '.join(options.recipe.formats)} to {options.out}"
+        ],
+    )
+
+
+def _answer(options: BuildOptions, manifest: dict[str, Any], seconds: float, already: bool) -> Answer:
+    counts = manifest["counts"]
+    samples = {name: sum(group["samples"] for group in groups.values()) for name, groups in counts.items()}
+    episodes = sum(len(group["episodes"]) for group in manifest["groups"])
+    frames = max(sum(group["frames"] for group in groups.values()) for groups in counts.values())
+    values: dict[str, Any] = {
+        "release": options.out,
+        "build": manifest["build"],
+        "already": already,
+        "samples": sum(samples.values()),
+        "samples_by_format": samples,
+        "frames": frames,
+        "episodes": episodes,
+        "dropped": len(manifest["dropped"]),
+        "files": len(manifest["files"]),
+        "bytes": sum(entry["num_bytes"] for entry in manifest["files"]),
+        "manifest": str(Path(options.out) / "manifest.json"),
+        "seconds": round(seconds, 2),
+    }
+    what = "was there already" if already else "is whole"
+    lines = [
+        f"release {options.out} {what}: {episodes} episodes, {frames} frames, {values['files']} files "
+        f"({values['bytes'] / 1e6:.1f} MB)",
+        *(f"  {name}: {number} samples in {', '.join(sorted(counts[name]))}" for name, number in samples.items()),
+    ]
+    warnings = [f"{values['dropped']} episodes were dropped; the manifest says why"] if values["dropped"] else []
+    return Answer(values, lines, 0, warnings)

@@ -1,0 +1,116 @@
+"""``wamloom ingest``: recordings into the lake, every one of them accounted for."""
+
+from importlib.metadata import version
+from typing import Any
+
+from jobs.execute import WorkerSpec
+from jobs.options import Answer, IngestOptions
+from jobs.run import Interrupted, run_units
+from jobs.staging import run_staging
+from pipelines.ingest import IngestCommitter, IngestPlan, IngestTotals, plan_ingest
+from pipelines.lake import Lake, is_lake
+from schemas.work import Outcome
+
+_SHOWN = 5
+"""Failed or rejected episodes to name on stderr; the lake has them all."""
+
+
+def run(options: IngestOptions) -> Answer:
+    """Ingests the locations; the answer carries listed = kept + rejected + failed + already, and the reasons."""
+    recipe = options.recipe
+    if options.dry_run:
+        lake = Lake.open(options.lake) if is_lake(options.lake) else None
+        plan = plan_ingest(options.locations, lake, recipe, options.card, options.retry)
+        return _planned(plan, options)
+    # listed before the lake is made: a wrong path must not leave an empty lake behind
+    known = Lake.open(options.lake) if is_lake(options.lake) else None
+    plan = plan_ingest(options.locations, known, recipe, options.card, options.retry)
+    lake = known or Lake.create(options.lake)
+    with run_staging(lake) as staging:
+        committer = IngestCommitter(lake, plan, staging, recipe, version("wamloom"))
+        worker = WorkerSpec(
+            "pipelines.ingest:IngestWorker",
+            {
+                "staging": str(staging),
+                "recipe": recipe,
+                "choices": dict(plan.choices),
+                "version": version("wamloom"),
+            },
+        )
+        try:
+            facts = run_units(plan.units, worker, committer.add, executor=options.executor, title="ingest")
+        except Interrupted:
+            committer.flush()
+            raise
+        totals = committer.close()
+    return _answer(options, plan, totals, facts.seconds)
+
+
+def _planned(plan: IngestPlan, options: IngestOptions) -> Answer:
+    todo = plan.listed - len(plan.already)
+    values = {
+        "lake": options.lake,
+        "dry_run": True,
+        "listed": plan.listed,
+        "already": len(plan.already),
+        "to_read": todo,
+        "units": len(plan.units),
+        "bytes": sum(unit.num_bytes for unit in plan.units),
+    }
+    size = sum(unit.num_bytes for unit in plan.units) / 1e6
+    return Answer(
+        values,
+        [f"would read {todo} of {plan.listed} episodes ({size:.1f} MB, {len(plan.units)} units) into {options.lake}"],
+    )
+
+
+def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seconds: float) -> Answer:
+    recipe = options.recipe
+    failed = totals.failed + plan.already_failed
+    rejected = totals.rejected + plan.already_rejected
+    over = (
+        failed > recipe.max_failed_fraction * totals.listed or rejected > recipe.max_rejected_fraction * totals.listed
+    )
+    values: dict[str, Any] = {
+        "lake": options.lake,
+        "listed": totals.listed,
+        "kept": totals.kept,
+        "rejected": totals.rejected,
+        "failed": totals.failed,
+        "already": totals.already,
+        "already_failed": plan.already_failed,
+        "already_rejected": plan.already_rejected,
+        "reasons": dict(sorted(totals.reasons.items())),
+        "problems": [
+            {
+                "place": o.key,
+                "outcome": o.kind,
+                "reason": o.reason,
+                "message": o.message,
+                "where": o.where,
+                "hint": o.hint,
+            }
+            for o in totals.problems
+        ],
+        "seconds": round(seconds, 2),
+    }
+    lines = [
+        f"{totals.listed} episodes listed: {totals.kept} kept, {totals.rejected} rejected, {totals.failed} failed, "
+        f"{totals.already} already in the lake",
+        *(f"  {count} x {reason}" for reason, count in totals.reasons.most_common()),
+        f"lake: {options.lake}",
+    ]
+    warnings = [_told(outcome) for outcome in totals.problems[:_SHOWN]]
+    if len(totals.problems) > _SHOWN:
+        warnings.append(f"and {len(totals.problems) - _SHOWN} more; `wamloom status --lake {options.lake}` counts them")
+    if plan.already_failed or plan.already_rejected:
+        warnings.append(
+            f"{plan.already_failed} failed and {plan.already_rejected} rejected earlier and were not tried again; "
+            "--retry takes them up"
+        )
+    return Answer(values, lines, 4 if over else 0, warnings)
+
+
+def _told(outcome: Outcome) -> str:
+    text = f"{outcome.kind} ({outcome.reason}): {outcome.where or outcome.key}: {outcome.message}"
+    return f"{text}; hint: {outcome.hint}" if outcome.hint else text

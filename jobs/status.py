@@ -1,0 +1,24 @@
+"""``wamloom status``: what the lake holds."""
+
+from jobs.options import Answer, StatusOptions
+from pipelines.lake import Lake
+from pipelines.look import lake_status
+
+
+def run(options: StatusOptions) -> Answer:
+    """Counts by data set, outcome and reason, and latents by encoder."""
+    status = lake_status(Lake.open(options.lake))
+    lines = [
+        f"{status['episodes']} recordings found in {status['places']} places: {status['kept']} kept, "
+        f"{status['rejected']} rejected, {status['failed']} failed",
+    ]
+    for name, entry in status["datasets"].items():
+        lines.append(
+            f"  {name}: {entry['kept']} kept ({entry['hours'] * 60:.1f} min, {entry['steps']} steps), "
+            f"{entry['rejected']} rejected, {entry['failed']} failed"
+        )
+    lines += [f"  reason {reason}: {count}" for reason, count in status["reasons"].items()]
+    lines += [
+        f"  latents: {entry['clips']} clips by {entry['encoder']} at {entry['rate']}" for entry in status["latents"]
+    ]
+    return Answer(status, lines)
