@@ -6,6 +6,7 @@ that ignore it (``frame.to_ndarray`` of PyAV, swscale's default) then give the s
 came back 5 levels off from the latter.
 """
 
+import tempfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -50,8 +51,12 @@ class VideoWriter:
         self._converter = VideoReformatter()
         name, options = _encoder(recipe)
         path.parent.mkdir(parents=True, exist_ok=True)
+        # an abandoned container writes its end when it is collected, perhaps while a second attempt is at work: to a
+        # scratch folder of its own, never under the final name
+        self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=".partial")
+        self._partial = Path(self._scratch.name) / "video.mp4"
         self._container = av.open(
-            str(path), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}
+            str(self._partial), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}
         )
         stream = self._container.add_stream(name, rate=rate, options=options)
         if not isinstance(stream, VideoStream):
@@ -68,7 +73,7 @@ class VideoWriter:
         try:
             context.open(strict=False)
         except av.FFmpegError as error:
-            self._container.close()
+            self._scratch.cleanup()
             raise RecipeError(
                 f"the {recipe.codec} encoder refuses {options}",
                 str(path),
@@ -104,7 +109,10 @@ class VideoWriter:
         return float(frame / self._rate)
 
     def close(self) -> None:
-        """Finishes the file and fsyncs it. Raises ReleaseError if it does not hold exactly the frames written."""
+        """Finishes the file, fsyncs it and gives it its name.
+
+        Raises ReleaseError if it does not hold exactly the frames written.
+        """
         self._mux(None)
         self._container.close()
         if self._num_packets != self.num_frames:
@@ -114,8 +122,10 @@ class VideoWriter:
                 "try another video.preset or video.codec",
                 "frame_count",
             )
-        fsync_file(self.path)
+        fsync_file(self._partial)
+        self._partial.replace(self.path)
         fsync_folder(self.path.parent)
+        self._scratch.cleanup()
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         for packet in self._stream.encode(frame):

@@ -1,0 +1,236 @@
+"""Parquet for Hugging Face ``datasets``: one row per step, pictures as JPEG in ``Image`` columns, one file per unit.
+
+``load_dataset("parquet", data_files="<folder>/data/*.parquet")`` opens it; the features lie in the schema of each file.
+Every row has the action chunk that begins there; tokens stand where a windowed sample begins and are null elsewhere.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import simplejpeg
+
+from pipelines.formats import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress, UnitWriter
+from pipelines.storage import fsync_file, fsync_folder, write_durably
+from schemas.errors import ReleaseError
+from schemas.recipes import BuildRecipe
+
+JPEG_QUALITY = 95
+"""With full chroma (4:4:4)."""
+ROWS_PER_GROUP = 100
+"""What ``datasets`` itself uses for tables with pictures: small enough for random access."""
+_IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+class _ParquetUnit:
+    """Writes one unit; see ``UnitWriter``. Holds the compressed frames of one episode at a time."""
+
+    def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
+        self._unit, self._recipe = unit, recipe
+        self._path = folder / _file_name(unit)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.unlink(
+            missing_ok=True
+        )  # a writer of a failed attempt that still lives keeps the old file, not this one
+        self._progress = UnitProgress(unit)
+        self._schema = _schema(unit.group, recipe)
+        self._file = pq.ParquetWriter(
+            self._path,
+            self._schema,
+            compression="zstd",
+            write_page_checksum=True,
+            use_dictionary=["episode_id", "instruction"],  # nothing else repeats
+        )
+        self._jpegs: dict[str, list[bytes]] = {}
+        self._num_rows = 0
+
+    def begin(self, episode: BuiltEpisode) -> None:
+        self._progress.begin(episode)
+        self._jpegs = {slot: [] for slot, _, _ in self._unit.group.views}
+
+    def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
+        self._progress.frames(slot, first_step, frames)
+        self._jpegs[slot] += [
+            bytes(
+                simplejpeg.encode_jpeg(
+                    np.ascontiguousarray(frame), quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444"
+                )
+            )
+            for frame in frames
+        ]
+
+    def end(self) -> None:
+        episode = self._progress.episode
+        self._progress.end()
+        for start in range(0, episode.plan.num_steps, ROWS_PER_GROUP):
+            steps = np.arange(start, min(start + ROWS_PER_GROUP, episode.plan.num_steps))
+            columns = self._columns(episode, steps)
+            arrays = [columns[name] for name in self._schema.names]
+            self._file.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=ROWS_PER_GROUP)
+        self._num_rows += episode.plan.num_steps
+        self._jpegs = {}
+
+    def close(self) -> dict[str, Any]:
+        self._progress.close()
+        self._file.close()
+        fsync_file(self._path)
+        fsync_folder(self._path.parent)
+        return {"rows": self._num_rows}
+
+    def _columns(self, episode: BuiltEpisode, steps: np.ndarray) -> dict[str, pa.Array]:
+        """Every column of the rows ``steps`` of the episode."""
+        plan, horizon = episode.plan, self._recipe.horizon
+        reached = steps[:, None] + np.arange(horizon)
+        inside = reached < plan.num_steps
+        reached = np.minimum(reached, plan.num_steps - 1)
+        columns = {
+            "episode_id": pa.array([plan.episode_id] * len(steps), pa.string()),
+            "episode_index": pa.array(np.full(len(steps), plan.episode_index), pa.int64()),
+            "step": pa.array(steps, pa.int64()),
+            "index": pa.array(plan.first_step + steps, pa.int64()),
+            "time_ns": pa.array(episode.times_ns[steps], pa.int64()),
+            "action": _fixed(episode.action[steps]),
+            "action_chunk": _fixed(episode.action[reached]),
+            "chunk_mask": _fixed(inside & episode.valid[reached]),
+            "valid": pa.array(episode.valid[steps], pa.bool_()),
+            "instruction": pa.array([plan.instruction] * len(steps), pa.string()),
+            "source_row": pa.array(episode.source_rows[steps], pa.int64()),
+            "source_time_ns": pa.array(episode.source_times_ns[steps], pa.int64()),
+        }
+        if self._unit.group.proprio_names:
+            columns["proprio"] = _fixed(episode.proprio[steps])
+        if episode.tokens is not None and "tokens" in self._schema.names:
+            found = dict(zip(episode.sample_steps.tolist(), episode.tokens, strict=True))
+            columns["tokens"] = pa.array([found.get(step) for step in steps.tolist()], pa.list_(pa.int64()))
+        for slot, jpegs in self._jpegs.items():
+            columns[f"frame_id_{slot}"] = pa.array(episode.frame_ids[slot][steps], pa.int64())
+            names = [f"{plan.episode_id[:16]}-{step:06d}-{slot}.jpg" for step in steps.tolist()]
+            images = pa.array([jpegs[step] for step in steps.tolist()], pa.binary())
+            columns[f"image_{slot}"] = pa.StructArray.from_arrays(
+                [images, pa.array(names, pa.string())], fields=list(_IMAGE)
+            )
+        missing = set(self._schema.names) - set(columns)
+        if missing:
+            raise ReleaseError(
+                f"episode {plan.episode_id} lacks {sorted(missing)}",
+                str(self._path),
+                "plan the build again",
+                "off_plan",
+            )
+        return columns
+
+
+class _Parquet:
+    name = "parquet"
+    windowed = False
+
+    def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
+        return _ParquetUnit(unit, recipe, folder)
+
+    def finish(
+        self, group: GroupPlan, recipe: BuildRecipe, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]], folder: Path
+    ) -> None:
+        num_rows = sum(facts["rows"] for _, facts in units)
+        if num_rows != group.num_steps:
+            raise ReleaseError(
+                f"{num_rows} rows were written, {group.num_steps} were planned", group.name, "build again", "off_plan"
+            )
+        index = {
+            "format": "parquet",
+            "group": group.name,
+            "robot": group.robot,
+            "rate": group.rate,
+            "license": group.license,
+            "horizon": recipe.horizon,
+            "action_names": list(group.action_names),
+            "proprio_names": list(group.proprio_names),
+            "views": [{"slot": slot, "height_px": height, "width_px": width} for slot, height, width in group.views],
+            "normalize": recipe.normalize,
+            "stats": {name: {key: list(v) for key, v in of.items()} for name, of in group.stats.items()},
+            "tokenizer": None if group.tokenizer_json is None else json.loads(group.tokenizer_json),
+            "num_rows": num_rows,
+            "num_episodes": group.num_episodes,
+            "files": [{"file": _file_name(unit), "rows": facts["rows"]} for unit, facts in units],
+        }
+        text = json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        write_durably(folder / INDEX, (text + "\n").encode())
+
+    def count(self, folder: Path) -> Mapping[str, int]:
+        if not (folder / INDEX).exists():
+            raise ReleaseError(f"no {INDEX}: this release was never finished", str(folder), "build it again")
+        samples, frames, episodes = 0, 0, set()
+        for path in sorted(folder.glob("data/*.parquet")):
+            names = [name for name in pq.read_schema(path).names if name.startswith("image_")]
+            for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(
+                ROWS_PER_GROUP, columns=["episode_id", *names]
+            ):
+                samples += batch.num_rows
+                episodes |= set(batch["episode_id"].to_pylist())
+                frames += sum(batch.num_rows - batch[name].field("bytes").null_count for name in names)
+        return {"samples": samples, "frames": frames, "episodes": len(episodes)}
+
+
+INDEX = "dataset.json"
+
+
+def _file_name(unit: UnitPlan) -> str:
+    return f"data/{unit.file_index:05d}.parquet"
+
+
+def _fixed(values: np.ndarray) -> pa.Array:
+    """``values`` [n, ...] as n nested lists of fixed size."""
+    array = pa.array(np.ascontiguousarray(values).reshape(-1))
+    for size in reversed(values.shape[1:]):
+        array = pa.FixedSizeListArray.from_arrays(array, size)
+    return array
+
+
+def _schema(group: GroupPlan, recipe: BuildRecipe) -> pa.Schema:
+    """Arrow fields, and the same in the words of ``datasets`` (written out, since importing it takes seconds)."""
+    action, proprio = len(group.action_names), len(group.proprio_names)
+    fields: dict[str, tuple[pa.DataType, dict[str, Any]]] = {
+        "episode_id": (pa.string(), _value("string")),
+        "episode_index": (pa.int64(), _value("int64")),
+        "step": (pa.int64(), _value("int64")),
+        "index": (pa.int64(), _value("int64")),
+        "time_ns": (pa.int64(), _value("int64")),
+        "action": (pa.list_(pa.float32(), action), _sequence(_value("float32"), action)),
+        "proprio": (pa.list_(pa.float32(), proprio), _sequence(_value("float32"), proprio)),
+        "valid": (pa.bool_(), _value("bool")),
+        "instruction": (pa.string(), _value("string")),
+        "action_chunk": (
+            pa.list_(pa.list_(pa.float32(), action), recipe.horizon),
+            _sequence(_sequence(_value("float32"), action), recipe.horizon),
+        ),
+        "chunk_mask": (pa.list_(pa.bool_(), recipe.horizon), _sequence(_value("bool"), recipe.horizon)),
+        "tokens": (pa.list_(pa.int64()), _sequence(_value("int64"), -1)),
+        "source_row": (pa.int64(), _value("int64")),
+        "source_time_ns": (pa.int64(), _value("int64")),
+    }
+    if not proprio:
+        del fields["proprio"]
+    if group.tokenizer_json is None:
+        del fields["tokens"]
+    for slot, _, _ in group.views:
+        fields[f"frame_id_{slot}"] = (pa.int64(), _value("int64"))
+        fields[f"image_{slot}"] = (_IMAGE, {"_type": "Image"})
+    features = {"info": {"features": {name: feature for name, (_, feature) in fields.items()}}}
+    return pa.schema(
+        [(name, kind) for name, (kind, _) in fields.items()], metadata={"huggingface": json.dumps(features)}
+    )
+
+
+def _value(kind: str) -> dict[str, Any]:
+    return {"dtype": kind, "_type": "Value"}
+
+
+def _sequence(feature: dict[str, Any], length: int) -> dict[str, Any]:
+    # versions of ``datasets`` before and after 4.0 read this name; "List" only the later ones
+    return {"feature": feature, "length": length, "_type": "Sequence"}
+
+
+FORMAT = _Parquet()

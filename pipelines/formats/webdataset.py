@@ -1,0 +1,242 @@
+"""WebDataset: one tar per unit, one window of ``horizon`` steps per sample, read with the stock decoders.
+
+Members of a sample are adjacent and share a key of ``[A-Za-z0-9_-]``: ``json`` (lineage), ``action.npy``, ``mask.npy``,
+``proprio.npy``, ``tokens.npy``, ``txt``, and per view ``<slot>.<step>.jpg`` and / or ``<slot>.latent.npy``. Windows that
+reach beyond the episode repeat its last step and are masked there. Nothing in a tar depends on clock, user or host.
+"""
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+
+from pipelines.formats import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress, UnitWriter
+from pipelines.storage import fsync_file, fsync_folder, write_durably
+from pipelines.windows import latent_spans
+from schemas.errors import ReleaseError
+from schemas.latent import LatentClip
+from schemas.recipes import BuildRecipe
+from schemas.time import NANOSECONDS, parse_rate
+
+JPEG_QUALITY = 95
+"""With full chroma (4:4:4)."""
+_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_MAX_SHARD_MEMBER_BYTES = 1 << 33
+"""USTAR holds sizes below 8 GiB."""
+
+
+class _Shard:
+    """Writes one unit; see ``UnitWriter``. Holds the compressed frames of one episode at a time."""
+
+    def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
+        self._unit, self._recipe = unit, recipe
+        self._path = folder / f"shard-{unit.file_index:06d}.tar"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path.unlink(
+            missing_ok=True
+        )  # a writer of a failed attempt that still lives keeps the old file, not this one
+        self._progress = UnitProgress(unit)
+        self._tar = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed in close()
+        self._jpegs: dict[str, list[bytes]] = {}
+        self._keys: set[str] = set()
+
+    def begin(self, episode: BuiltEpisode) -> None:
+        self._progress.begin(episode)
+        self._jpegs = {slot: [] for slot, _, _ in self._unit.group.views}
+
+    def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
+        self._progress.frames(slot, first_step, frames)
+        self._jpegs[slot] += [_jpeg(frame) for frame in frames]
+
+    def end(self) -> None:
+        episode = self._progress.episode
+        self._progress.end()
+        for number, step in enumerate(episode.sample_steps.tolist()):
+            key = f"{episode.plan.episode_id[:16]}-{step:06d}"
+            if not _KEY.fullmatch(key) or key in self._keys:
+                raise ReleaseError(
+                    f"{key!r} is not a key of its own made of letters, digits, - and _",
+                    str(self._path),
+                    "episode ids are hex digits that differ in the first 16; was this one made elsewhere?",
+                    "bad_key",
+                )
+            self._keys.add(key)
+            for suffix, data in self._members(episode, number, step):
+                self._add(f"{key}.{suffix}", data)
+        self._jpegs = {}
+
+    def close(self) -> dict[str, Any]:
+        self._progress.close()
+        self._tar.close()
+        fsync_file(self._path)
+        fsync_folder(self._path.parent)
+        return {"samples": len(self._keys)}
+
+    def _members(self, episode: BuiltEpisode, number: int, step: int) -> Iterable[tuple[str, bytes]]:
+        """(suffix, content) of one sample."""
+        horizon, num_steps = self._recipe.horizon, episode.plan.num_steps
+        wanted: np.ndarray = step + np.arange(horizon)
+        there = wanted < num_steps
+        steps = np.minimum(wanted, num_steps - 1)
+        latents = {
+            slot: _window_latents(clips, episode, self._unit.group, step, min(step + horizon, num_steps))
+            for slot, clips in sorted(episode.latents.items())
+        }
+        lineage = {
+            "sample": episode.plan.first_sample + number,
+            "group": self._unit.group.name,
+            "robot": self._unit.group.robot,
+            "rate": self._unit.group.rate,
+            "license": self._unit.group.license,
+            "episode_id": episode.plan.episode_id,
+            "episode_index": episode.plan.episode_index,
+            "location": episode.location,
+            "source_key": episode.source_key,
+            "instruction": episode.plan.instruction,
+            "step": step,
+            "num_steps": int(there.sum()),
+            "times_ns": episode.times_ns[steps].tolist(),
+            "source_rows": episode.source_rows[steps].tolist(),
+            "source_times_ns": episode.source_times_ns[steps].tolist(),
+            "frame_ids": {slot: ids[steps].tolist() for slot, ids in sorted(episode.frame_ids.items())},
+            "frame_times_ns": {slot: times[steps].tolist() for slot, times in sorted(episode.frame_times_ns.items())},
+            "latents": {slot: spans for slot, (_, spans) in latents.items()},
+        }
+        yield "json", json.dumps(lineage, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        yield "action.npy", _npy(episode.action[steps])
+        yield "mask.npy", _npy(there & episode.valid[steps])
+        yield "proprio.npy", _npy(episode.proprio[steps])
+        if episode.tokens is not None:
+            yield "tokens.npy", _npy(episode.tokens[number].astype(np.int64))
+        yield "txt", episode.plan.instruction.encode()
+        for slot, jpegs in self._jpegs.items():
+            for position, at in enumerate(steps.tolist()):
+                yield f"{slot}.{position:03d}.jpg", jpegs[at]
+        for slot, (values, _) in latents.items():
+            yield f"{slot}.latent.npy", _npy(values)
+
+    def _add(self, name: str, data: bytes) -> None:
+        if len(data) >= _MAX_SHARD_MEMBER_BYTES:
+            raise ReleaseError(f"{name} has {len(data)} bytes", str(self._path), "lower horizon", "too_large")
+        member = tarfile.TarInfo(name)  # mtime 0, uid and gid 0, no names
+        member.size, member.mode = len(data), 0o644
+        self._tar.addfile(member, io.BytesIO(data))
+
+
+class _WebDataset:
+    name = "webdataset"
+    windowed = True
+
+    def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
+        return _Shard(unit, recipe, folder)
+
+    def finish(
+        self, group: GroupPlan, recipe: BuildRecipe, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]], folder: Path
+    ) -> None:
+        for unit, facts in units:
+            planned = sum(episode.num_samples for episode in unit.episodes)
+            if facts["samples"] != planned:
+                raise ReleaseError(
+                    f"shard {unit.file_index} holds {facts['samples']} samples, planned were {planned}",
+                    group.name,
+                    "build again",
+                    "off_plan",
+                )
+        index = {
+            "format": "webdataset",
+            "group": group.name,
+            "robot": group.robot,
+            "rate": group.rate,
+            "license": group.license,
+            "horizon": recipe.horizon,
+            "action_names": list(group.action_names),
+            "proprio_names": list(group.proprio_names),
+            "views": [{"slot": slot, "height_px": height, "width_px": width} for slot, height, width in group.views],
+            "normalize": recipe.normalize,
+            "stats": {name: {key: list(v) for key, v in of.items()} for name, of in group.stats.items()},
+            "tokenizer": None if group.tokenizer_json is None else json.loads(group.tokenizer_json),
+            "num_samples": sum(facts["samples"] for _, facts in units),
+            "num_episodes": group.num_episodes,
+            "shards": [
+                {"file": f"shard-{unit.file_index:06d}.tar", "samples": facts["samples"]} for unit, facts in units
+            ],
+        }
+        text = json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        write_durably(folder / "index.json", (text + "\n").encode())
+
+    def count(self, folder: Path) -> Mapping[str, int]:
+        if not (folder / "index.json").exists():
+            raise ReleaseError("no index.json: this release was never finished", str(folder), "build it again")
+        samples, frames, episodes = 0, 0, set()
+        for path in sorted(folder.glob("shard-*.tar")):
+            with tarfile.open(path, "r:") as tar:
+                for member in tar:
+                    key, _, suffix = member.name.partition(".")
+                    file = tar.extractfile(member)
+                    if not member.isfile() or not _KEY.fullmatch(key) or file is None:
+                        raise ReleaseError(f"unexpected member {member.name!r}", str(path), "build it again")
+                    if suffix == "json":
+                        samples += 1
+                        episodes.add(json.loads(file.read())["episode_id"])
+                    frames += suffix.endswith(".jpg")
+        return {"samples": samples, "frames": frames, "episodes": len(episodes)}
+
+
+def _jpeg(frame: np.ndarray) -> bytes:
+    pixels = np.ascontiguousarray(frame)
+    return bytes(simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444"))
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _window_latents(
+    clips: Sequence[LatentClip], episode: BuiltEpisode, group: GroupPlan, start: int, stop: int
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """The latent frames [L, C, h, w] that cover steps ``[start, stop)``, and of each its clip, times and steps.
+
+    Clips may overlap: each moment is taken from the earliest clip that has it. ``steps`` is the half-open span of
+    episode steps that a latent frame covers, which may reach beyond the window.
+    """
+    period_ns = int(NANOSECONDS / parse_rate(group.rate))
+    window_start, window_stop = int(episode.times_ns[start]), int(episode.times_ns[stop - 1]) + period_ns
+    chosen: list[np.ndarray] = []
+    spans: list[dict[str, Any]] = []
+    covered_until = window_start
+    for number, clip in enumerate(clips):
+        times = clip.plan.times_ns
+        frame_ns = times[-1] - times[-2] if len(times) > 1 else period_ns
+        for latent, (first, last) in enumerate(
+            latent_spans(clip.leading_frames, clip.temporal_stride, len(clip.values))
+        ):
+            start_ns, stop_ns = times[first], times[last] if last < len(times) else times[-1] + frame_ns
+            if start_ns >= window_stop or stop_ns <= covered_until:
+                continue
+            covered_until = stop_ns
+            chosen.append(clip.values[latent])
+            spans.append(
+                {
+                    "clip": number,
+                    "latent": latent,
+                    "latent_id": clip.plan.latent_id,
+                    "times_ns": [start_ns, stop_ns],
+                    "steps": np.searchsorted(episode.times_ns, [start_ns, stop_ns], side="left").tolist(),
+                    "frame_ids": list(clip.plan.frame_ids[first:last]),
+                }
+            )
+    if chosen:
+        return np.stack(chosen), spans
+    shape = clips[0].values.shape[1:] if clips else (0, 0, 0)
+    return np.zeros((0, *shape), dtype=clips[0].values.dtype if clips else np.float32), spans
+
+
+FORMAT = _WebDataset()

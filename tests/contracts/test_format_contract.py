@@ -1,0 +1,148 @@
+"""What every format owes: what goes in comes out, equal input gives equal bytes, and nothing unfinished looks finished.
+
+A new file in ``pipelines/formats`` is under test by existing. What its readers see is compared in its own test file.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines import registry
+from pipelines.formats import Format
+from schemas.errors import ReleaseError
+from schemas.recipes import BuildRecipe
+from tests.fake_build import FakeBuild, make_build, make_frames, tree_bytes, write_build, write_unit
+
+MEMBERS = registry.names("formats")
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+
+
+@pytest.fixture(params=MEMBERS)
+def member(request: pytest.FixtureRequest) -> ModuleType:
+    return registry.load("formats", request.param)
+
+
+@st.composite
+def builds(draw: st.DrawFn) -> FakeBuild:
+    views = draw(st.sampled_from([(), (("primary", 16, 40),), (("primary", 16, 40), ("wrist_left", 32, 64))]))
+    recipe = BuildRecipe(horizon=draw(st.integers(1, 5)), sample_stride=draw(st.sampled_from([None, 1, 3])))
+    return make_build(
+        draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)),
+        rate=draw(st.sampled_from(["5", "7.5", "15", "30000/1001"])),
+        views=views,
+        episodes_per_unit=draw(st.integers(1, 3)),
+        recipe=recipe,
+        action_width=draw(st.integers(1, 5)),
+        proprio_width=draw(st.integers(0, 3)),
+        instructions=draw(st.lists(TEXTS, min_size=1, max_size=3)),
+        with_tokens=draw(st.booleans()),
+        seed=draw(st.integers(0, 1000)),
+    )
+
+
+def expected_counts(member: ModuleType, build: FakeBuild) -> dict[str, int]:
+    """What ``count`` must find; frames count once per view and per step shown."""
+    steps = sum(episode.plan.num_steps for episode in build.episodes)
+    windows = sum(episode.plan.num_samples for episode in build.episodes)
+    samples = windows if member.FORMAT.windowed else steps
+    shown = windows * build.recipe.horizon if member.FORMAT.windowed else steps
+    return {"samples": samples, "frames": shown * len(build.group.views), "episodes": len(build.episodes)}
+
+
+def test_exports_a_format_of_its_own_name(member: ModuleType) -> None:
+    exported: Format = member.FORMAT
+    assert exported.name == member.__name__.rpartition(".")[2]
+    assert isinstance(exported.windowed, bool)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(build=builds())
+def test_everything_written_is_counted(
+    member: ModuleType, build: FakeBuild, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("release")
+    write_build(member, build, folder)
+    assert member.FORMAT.count(folder) == expected_counts(member, build)
+
+
+def test_equal_input_gives_equal_bytes_however_frames_are_chunked(member: ModuleType, tmp_path: Path) -> None:
+    build = make_build(latent_slots=("primary",))
+    write_build(member, build, tmp_path / "one", chunk=5)
+    write_build(member, make_build(latent_slots=("primary",)), tmp_path / "two", chunk=3)
+    one, two = tree_bytes(tmp_path / "one"), tree_bytes(tmp_path / "two")
+    assert sorted(one) == sorted(two)
+    assert [name for name in one if one[name] != two[name]] == []
+
+
+def test_units_may_be_written_in_any_order(member: ModuleType, tmp_path: Path) -> None:
+    build = make_build()
+    write_build(member, build, tmp_path / "one")
+    facts = {unit.file_index: write_unit(member, build, unit, tmp_path / "two") for unit in reversed(build.units)}
+    # facts travel between processes as JSON
+    units = [(unit, json.loads(json.dumps(facts[unit.file_index]))) for unit in build.units]
+    member.FORMAT.finish(build.group, build.recipe, units, tmp_path / "two")
+    assert tree_bytes(tmp_path / "one") == tree_bytes(tmp_path / "two")
+
+
+def test_a_unit_can_be_written_again_over_what_a_crash_left(member: ModuleType, tmp_path: Path) -> None:
+    build = make_build()
+    write_build(member, build, tmp_path / "one")
+    write_unit(member, build, build.units[0], tmp_path / "two", stop_before="end")
+    write_build(member, build, tmp_path / "two")
+    assert tree_bytes(tmp_path / "one") == tree_bytes(tmp_path / "two")
+
+
+@pytest.mark.parametrize("stop_before", ["end", "close", "finish"])
+def test_a_crash_leaves_nothing_that_counts(member: ModuleType, tmp_path: Path, stop_before: str) -> None:
+    build = make_build()
+    for unit in build.units:
+        write_unit(member, build, unit, tmp_path, stop_before=stop_before)
+    with pytest.raises(ReleaseError, match="never finished"):
+        member.FORMAT.count(tmp_path)
+
+
+def test_departures_from_the_plan_are_refused(member: ModuleType, tmp_path: Path) -> None:
+    build = make_build((5, 4))
+    first, second = build.episodes
+    open_writer = member.FORMAT.open_unit
+    with pytest.raises(ReleaseError, match="not the next one"):
+        open_writer(build.units[0], build.recipe, tmp_path / "a").begin(second)
+    with pytest.raises(ReleaseError, match="planned was"):
+        open_writer(build.units[0], build.recipe, tmp_path / "b").begin(
+            dataclasses.replace(first, action=first.action[:-1])
+        )
+    writer = open_writer(build.units[0], build.recipe, tmp_path / "c")
+    writer.begin(first)
+    frames = make_frames(build, first, "primary")
+    writer.frames("primary", 0, frames[:2])
+    for slot, start, pushed in (("primary", 3, frames[3:4]), ("secondary", 0, frames), ("wrist_left", 0, frames)):
+        with pytest.raises(ReleaseError):
+            writer.frames(slot, start, pushed)
+    with pytest.raises(ReleaseError, match="2 frames for 5 steps"):
+        writer.end()
+
+
+def test_a_unit_that_lacks_an_episode_cannot_be_closed(member: ModuleType, tmp_path: Path) -> None:
+    build = make_build((5, 4))
+    writer = member.FORMAT.open_unit(build.units[0], build.recipe, tmp_path)
+    with pytest.raises(ReleaseError, match="0 of 2 planned episodes"):
+        writer.close()
+
+
+def test_what_was_pushed_is_not_changed(member: ModuleType, tmp_path: Path) -> None:
+    build = make_build((6,))
+    before = [
+        field.copy() for field in (build.episodes[0].action, build.episodes[0].proprio, build.episodes[0].times_ns)
+    ]
+    for array in (build.episodes[0].action, build.episodes[0].proprio, build.episodes[0].times_ns):
+        array.setflags(write=False)
+    write_build(member, build, tmp_path)
+    after = (build.episodes[0].action, build.episodes[0].proprio, build.episodes[0].times_ns)
+    for one, two in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, two)

@@ -1,0 +1,190 @@
+"""Made-up builds for the tests of formats: plans, numbers, and frames that carry their own number in their pixels."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from pipelines.barcode import draw
+from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan
+from pipelines.stats import sketch
+from pipelines.windows import latent_spans, sample_windows
+from schemas.latent import ClipPlan, LatentClip
+from schemas.recipes import BuildRecipe, TokenizerRecipe
+from schemas.time import TimeGrid, parse_rate
+
+ACTION_NAMES = ("x", "y", "z", "gripper")
+PROPRIO_NAMES = ("q0", "q1", "q2")
+LOCATION = "/recordings/made_up"
+
+
+@dataclass(frozen=True)
+class FakeBuild:
+    """A planned group with its numbers; frames are drawn when they are pushed."""
+
+    group: GroupPlan
+    recipe: BuildRecipe
+    units: tuple[UnitPlan, ...]
+    episodes: tuple[BuiltEpisode, ...]
+    """Of all units, in order."""
+
+
+def make_build(
+    lengths: Sequence[int] = (7, 1, 12),
+    *,
+    rate: str = "15",
+    views: Sequence[tuple[str, int, int]] = (("primary", 64, 96), ("wrist_left", 48, 64)),
+    episodes_per_unit: int = 2,
+    recipe: BuildRecipe | None = None,
+    action_width: int = len(ACTION_NAMES),
+    proprio_width: int = len(PROPRIO_NAMES),
+    instructions: Sequence[str] = ("pick up the cube", "", 'öffne die "Tür"'),
+    latent_slots: Sequence[str] = (),
+    with_tokens: bool = True,
+    seed: int = 0,
+) -> FakeBuild:
+    """A group of ``lengths`` episodes cut into units. Actions are random, and no two rows are alike."""
+    recipe = recipe or BuildRecipe(horizon=4, tokenizer=TokenizerRecipe() if with_tokens else None)
+    random = np.random.default_rng(seed)
+    plans: list[EpisodePlan] = []
+    first_step = first_sample = 0
+    for index, length in enumerate(lengths):
+        num_samples = len(sample_windows(length, recipe.horizon, recipe.sample_stride))
+        episode_id = hashlib.sha256(f"{seed}-{index}".encode()).hexdigest()
+        text = instructions[index % len(instructions)]
+        plans.append(EpisodePlan(episode_id, index, first_step, length, first_sample, num_samples, text))
+        first_step, first_sample = first_step + length, first_sample + num_samples
+    episodes = [
+        _episode(plan, parse_rate(rate), random, recipe, views, action_width, proprio_width, latent_slots, with_tokens)
+        for plan in plans
+    ]
+    group = GroupPlan(
+        name="made_up",
+        robot="made_up_arm",
+        rate=rate,
+        action_names=tuple(f"a{i}" for i in range(action_width)),
+        proprio_names=tuple(f"p{i}" for i in range(proprio_width)),
+        views=tuple(views),
+        stats={
+            name: sketch(np.concatenate([getattr(episode, name) for episode in episodes])).stats().to_mapping()
+            for name, width in (("action", action_width), ("proprio", proprio_width))
+            if width
+        },
+        tasks=tuple(sorted({plan.instruction for plan in plans})),
+        num_episodes=len(plans),
+        num_steps=first_step,
+        license="CC-BY-4.0",
+        tokenizer_json='{"name": "bins"}' if with_tokens else None,
+    )
+    packs = [tuple(plans[i : i + episodes_per_unit]) for i in range(0, len(plans), episodes_per_unit)]
+    units = tuple(UnitPlan(group, number, pack, len(packs)) for number, pack in enumerate(packs))
+    return FakeBuild(group, recipe, units, tuple(episodes))
+
+
+def _episode(
+    plan: EpisodePlan,
+    rate: Fraction,
+    random: np.random.Generator,
+    recipe: BuildRecipe,
+    views: Sequence[tuple[str, int, int]],
+    action_width: int,
+    proprio_width: int,
+    latent_slots: Sequence[str],
+    with_tokens: bool,
+) -> BuiltEpisode:
+    steps = np.arange(plan.num_steps, dtype=np.int64)
+    times = TimeGrid(0, rate, plan.num_steps).times_ns()
+    starts = sample_windows(plan.num_steps, recipe.horizon, recipe.sample_stride)
+    slots = {slot: (steps + 2 + number) // 2 for number, (slot, _, _) in enumerate(views)}
+    valid = np.ones(plan.num_steps, dtype=bool)
+    valid[3:4] = False
+    return BuiltEpisode(
+        plan=plan,
+        times_ns=times,
+        action=random.normal(size=(plan.num_steps, action_width)).astype(np.float32),
+        proprio=random.normal(size=(plan.num_steps, proprio_width)).astype(np.float32),
+        valid=valid,
+        source_rows=3 * steps + 1,
+        source_times_ns=times - 17,
+        frame_ids=slots,
+        frame_times_ns=dict.fromkeys(slots, times - 5),
+        tokens=[random.integers(0, 256, size=5 + i, dtype=np.int64) for i in range(len(starts))]
+        if with_tokens
+        else None,
+        sample_steps=starts,
+        latents={slot: _clips(plan, slot, rate, times, random) for slot in latent_slots},
+        location=LOCATION,
+        source_key=f"train/{plan.episode_index:06d}",
+    )
+
+
+def _clips(
+    plan: EpisodePlan, slot: str, rate: Fraction, times: np.ndarray, random: np.random.Generator
+) -> list[LatentClip]:
+    """One causal clip (1 + 4k frames) over as much of the episode as fits."""
+    num_latents = 1 + (plan.num_steps - 1) // 4
+    num_frames = latent_spans(1, 4, num_latents)[-1][1]
+    clip = ClipPlan(
+        plan.episode_id, slot, "views", "encoder", tuple(range(num_frames)), tuple(times[:num_frames].tolist()), rate
+    )
+    return [LatentClip(clip, random.normal(size=(num_latents, 2, 3, 4)).astype(np.float32), 4, 1)]
+
+
+def frame_number(slot: str, step: int) -> int:
+    """The number drawn into the frame of ``slot`` at ``step``; the episode index is its tag."""
+    return step + (5000 if slot.startswith("wrist") else 0)
+
+
+def make_frames(build: FakeBuild, episode: BuiltEpisode, slot: str) -> np.ndarray:
+    """uint8 [T, H, W, 3]: smooth colours that change with the step, and the number."""
+    _, height, width = next(view for view in build.group.views if view[0] == slot)
+    down, across = np.mgrid[0:height, 0:width]
+    frames = []
+    for step in range(episode.plan.num_steps):
+        picture = np.stack(
+            [
+                40 + 150 * across / width,
+                60 + 120 * down / height,
+                np.full((height, width), 30 + 20 * (step % 8)),
+            ],
+            axis=-1,
+        ).astype(np.uint8)
+        frames.append(draw(picture, frame_number(slot, step), episode.plan.episode_index))
+    return np.stack(frames)
+
+
+def write_unit(
+    member: ModuleType, build: FakeBuild, unit: UnitPlan, folder: Path, *, chunk: int = 5, stop_before: str = ""
+) -> dict[str, Any]:
+    """Pushes a unit as the build line does and returns its facts; stops early at ``end`` or ``close`` of the last episode."""
+    writer = member.FORMAT.open_unit(unit, build.recipe, folder)
+    for plan in unit.episodes:
+        episode = build.episodes[plan.episode_index]
+        writer.begin(episode)
+        for slot, _, _ in build.group.views:
+            frames = make_frames(build, episode, slot)
+            for start in range(0, len(frames), chunk):
+                writer.frames(slot, start, frames[start : start + chunk])
+        if stop_before == "end" and plan is unit.episodes[-1]:
+            return {}
+        writer.end()
+    return {} if stop_before == "close" else writer.close()
+
+
+def write_build(
+    member: ModuleType, build: FakeBuild, folder: Path, *, chunk: int = 5
+) -> list[tuple[UnitPlan, Mapping]]:
+    """Writes every unit and finishes; returns what ``finish`` was given."""
+    units = [(unit, write_unit(member, build, unit, folder, chunk=chunk)) for unit in build.units]
+    member.FORMAT.finish(build.group, build.recipe, units, folder)
+    return units
+
+
+def tree_bytes(folder: Path) -> dict[str, bytes]:
+    """Every file under ``folder`` by relative name."""
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
