@@ -6,6 +6,7 @@ that ignore it (``frame.to_ndarray`` of PyAV, swscale's default) then give the s
 came back 5 levels off from the latter.
 """
 
+import contextlib
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -73,7 +74,7 @@ class VideoWriter:
         try:
             context.open(strict=False)
         except av.FFmpegError as error:
-            self._scratch.cleanup()
+            self.abandon()
             raise RecipeError(
                 f"the {recipe.codec} encoder refuses {options}",
                 str(path),
@@ -126,6 +127,16 @@ class VideoWriter:
         self._partial.replace(self.path)
         fsync_folder(self.path.parent)
         self._scratch.cleanup()
+
+    def abandon(self) -> None:
+        """Ends without leaving a file; nothing happens after ``close``."""
+        with contextlib.suppress(av.FFmpegError):  # there may be nothing yet to end
+            self._container.close()
+        self._scratch.cleanup()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_container"):
+            self.abandon()
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         for packet in self._stream.encode(frame):

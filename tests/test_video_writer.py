@@ -79,3 +79,14 @@ def test_wrong_frames_are_refused(tmp_path: Path) -> None:
             writer.write(wrong)
     with pytest.raises(ReleaseError, match="even sizes"):
         VideoWriter(tmp_path / "w.mp4", Fraction(15), 63, 96, VideoRecipe())
+
+
+def test_an_abandoned_writer_leaves_nothing(tmp_path: Path) -> None:
+    writer = VideoWriter(tmp_path / "v.mp4", Fraction(15), 64, 96, VideoRecipe())
+    writer.write(colored_frames())
+    writer.abandon()
+    del writer
+    assert list(tmp_path.iterdir()) == []
+    never_written = VideoWriter(tmp_path / "v.mp4", Fraction(15), 64, 96, VideoRecipe())
+    del never_written
+    assert list(tmp_path.iterdir()) == []
