@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,9 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import schemas.errors
-from jobs.execute import Executor, Worker, WorkerSpec
+from jobs.execute import Executor, Worker, WorkerSpec, result_from_json, result_to_json
 from schemas.errors import UnitLost, UsageError, WamloomError
-from schemas.work import FileRecord, Outcome, UnitResult, WorkUnit
+from schemas.work import UnitResult, WorkUnit
 
 MAX_ATTEMPTS = 3
 """Tries of one unit that may end without a result."""
@@ -213,27 +212,6 @@ def open_ray(stall_seconds: float = STALL_SECONDS) -> Iterator[Executor]:
     finally:
         if started:
             ray.shutdown()
-
-
-def result_to_json(result: UnitResult) -> str:
-    """``result`` as JSON that ``result_from_json`` turns back into an equal value."""
-    return json.dumps(asdict(result))
-
-
-def result_from_json(text: str) -> UnitResult:
-    """The inverse of ``result_to_json``."""
-    values = json.loads(text)
-    return UnitResult(
-        unit_id=values["unit_id"],
-        outcomes=tuple(Outcome(**{**row, "numbers": _pairs(row["numbers"])}) for row in values["outcomes"]),
-        files=tuple(FileRecord(**row) for row in values["files"]),
-        numbers=_pairs(values["numbers"]),
-        report=values["report"],
-    )
-
-
-def _pairs(rows: Sequence[Sequence[Any]]) -> tuple[tuple[str, float], ...]:
-    return tuple((name, value) for name, value in rows)
 
 
 def _error_to_json(error: WamloomError) -> str:

@@ -6,13 +6,14 @@ results.
 """
 
 import importlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, cast
 
 from schemas.errors import UsageError
-from schemas.work import UnitResult, WorkUnit
+from schemas.work import FileRecord, Outcome, UnitResult, WorkUnit
 
 ExecutorName = Literal["auto", "ray", "inline"]
 MAX_INLINE_UNITS = 2
@@ -108,3 +109,24 @@ def open_executor(name: ExecutorName, num_units: int) -> AbstractContextManager[
 
         return open_ray()
     raise UsageError(f"there is no executor {name!r}", hint="known: auto, inline, ray")
+
+
+def result_to_json(result: UnitResult) -> str:
+    """``result`` as JSON that ``result_from_json`` turns back into an equal value."""
+    return json.dumps(asdict(result))
+
+
+def result_from_json(text: str) -> UnitResult:
+    """The inverse of ``result_to_json``."""
+    values = json.loads(text)
+    return UnitResult(
+        unit_id=values["unit_id"],
+        outcomes=tuple(Outcome(**{**row, "numbers": _pairs(row["numbers"])}) for row in values["outcomes"]),
+        files=tuple(FileRecord(**row) for row in values["files"]),
+        numbers=_pairs(values["numbers"]),
+        report=values["report"],
+    )
+
+
+def _pairs(rows: Sequence[Sequence[Any]]) -> tuple[tuple[str, float], ...]:
+    return tuple((name, value) for name, value in rows)

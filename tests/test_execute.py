@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from jobs.execute import Executor, InlineExecutor, Worker, WorkerSpec, open_executor
+from jobs.execute import Executor, InlineExecutor, Worker, WorkerSpec, open_executor, result_from_json, result_to_json
 from jobs.progress import Tally, show_progress
 from jobs.run import Interrupted, run_units
 from schemas.errors import FingerprintMismatch, UnitLost, UsageError
@@ -177,6 +178,14 @@ def test_unit_without_a_result_stops_the_job_and_a_second_result_counts_once() -
     with pytest.raises(UnitLost, match="1 of 3 units gave no result, such as unit2"):
         run_units(_units(3), _spec(Echo, suffix=""), lambda r: results.append(r.unit_id), executor=_Forgetful())
     assert results == ["unit0", "unit1"]
+
+
+def test_result_is_equal_after_json_and_holds_no_arrays() -> None:
+    outcome = Outcome("ü", "failed", "reason", "message", "where", "hint", "content", (("n", 0.1),))
+    result = UnitResult("id", (outcome,), (FileRecord("a", 1, "00", 2),), (("x", 1e300),), "{}")
+    assert result_from_json(result_to_json(result)) == result
+    with pytest.raises(TypeError):
+        result_to_json(UnitResult("id", (), report=np.zeros(3)))  # type: ignore[arg-type]
 
 
 def test_auto_is_inline_for_few_units() -> None:
