@@ -1,0 +1,201 @@
+"""The decoding child: all native work on video files, in a process whose death costs one episode.
+
+Runs as ``python -m pipelines.video_child SOCKET LIFELINE MEMORY_MB``; imports only av, numpy, simplejpeg and Pillow. Must
+not be imported by the owner's side, which talks to it through ``video_process``.
+"""
+
+import fcntl
+import mmap
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipelines import video_wire
+from pipelines.video_cut import cut, pack
+from pipelines.video_demux import Facts, Refusal, refused, scan
+from pipelines.video_frames import FramePlan, frames, plan_frames
+
+CHUNK_FRAMES = 64
+CHUNK_BYTES = 24 << 20
+"""Below the 32 MiB up to which glibc reuses freed memory, so that the owner's copies do not fault in fresh pages."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """A decode under way: pulled chunk by chunk, so that a long video never lies decoded in memory."""
+
+    frames: Generator[np.ndarray]
+    slot: np.ndarray
+    """uint8 [n, H, W, 3] or [n, H, W] in the memory file the owner reads."""
+    input: int
+    """Descriptor of the video file."""
+
+    def end(self) -> None:
+        """Lets go of everything."""
+        self.frames.close()
+        os.close(self.input)
+
+
+class Child:
+    """Answers requests one at a time; several decodes may be open at once."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._sessions: dict[int, _Session] = {}
+        self._next_session = 0
+
+    def run(self) -> None:
+        """Serves until the owner is gone."""
+        actions: dict[str, Callable[[dict[str, Any], list[int]], None]] = {
+            "inspect": self._inspect,
+            "cut": self._cut,
+            "pack": self._pack,
+            "decode": self._decode,
+            "next": self._next,
+            "stop": self._stop,
+        }
+        video_wire.send(self._link, {"kind": "ready"})
+        while True:
+            message, descriptors = video_wire.receive(self._link)
+            try:
+                with refused():
+                    actions[message["do"]](message, descriptors)
+            except Refusal as error:
+                text = error.message[:4000]
+                reply = {"kind": "error", "reason": error.reason, "message": text, "hint": error.hint}
+                video_wire.send(self._link, reply)
+            finally:
+                video_wire.close_all(descriptors)
+
+    def _opened(self, num_frames: int) -> None:
+        """Tells the owner how many frames to expect, which sets the deadline."""
+        video_wire.send(self._link, {"kind": "opened", "frames": num_frames})
+
+    def _reply_facts(self, facts: Facts, extra: dict[str, Any] | None = None, data: int | None = None) -> None:
+        times = np.ascontiguousarray(facts.times_ns, dtype="<i8")
+        keys = np.ascontiguousarray(facts.key_frames, dtype="<i8")
+        arrays = video_wire.memory_file([times.data, keys.data])
+        try:
+            reply = {"kind": "done", "frames": len(times), "keys": len(keys), "facts": facts.plain(), **(extra or {})}
+            video_wire.send(self._link, reply, [arrays] if data is None else [arrays, data])
+        finally:
+            os.close(arrays)
+
+    def _inspect(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        self._reply_facts(scan(descriptors[0], message["limits"], self._opened, hashed=True))
+
+    def _cut(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        self._opened(int(message["num_frames"]))
+        output = video_wire.memory_file()
+        try:
+            first, facts = cut(descriptors[0], output, message["start_s"], message["num_frames"], message["limits"])
+            self._reply_facts(facts, {"first_frame": first}, output)
+        finally:
+            os.close(output)
+
+    def _pack(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        sizes = np.frombuffer(video_wire.read_part(descriptors[1], 8 * message["count"]), "<i8")
+        output = video_wire.memory_file()
+        try:
+            self._reply_facts(pack(descriptors[0], sizes.tolist(), output, message["limits"]), None, output)
+        finally:
+            os.close(output)
+
+    def _decode(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        wanted: np.ndarray | None = None
+        if message["num_ids"] is not None:
+            wanted = np.frombuffer(video_wire.read_part(descriptors[1], 8 * message["num_ids"]), "<i8")
+        source = os.dup(descriptors[0])
+        try:
+            plan = plan_frames(source, message, wanted, self._opened)
+            self._open_session(source, plan)
+        except BaseException:
+            os.close(source)
+            raise
+
+    def _open_session(self, source: int, plan: FramePlan) -> None:
+        frame_bytes = int(np.prod(plan.shape))
+        count = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // frame_bytes))
+        output = video_wire.memory_file()
+        try:
+            os.ftruncate(output, count * frame_bytes)
+            slot = np.frombuffer(mmap.mmap(output, count * frame_bytes), np.uint8).reshape(count, *plan.shape)
+            self._next_session += 1
+            self._sessions[self._next_session] = _Session(frames(plan), slot, source)
+            reply = {"kind": "session", "session": self._next_session, "shape": plan.shape, "slot": count}
+            video_wire.send(self._link, reply, [output])
+        finally:
+            os.close(output)
+
+    def _next(self, message: dict[str, Any], _: list[int]) -> None:
+        session = self._sessions.pop(message["session"])
+        filled = 0
+        try:
+            for frame in session.frames:
+                session.slot[filled] = frame
+                filled += 1
+                if filled == len(session.slot):
+                    break
+        except BaseException:
+            session.end()
+            raise
+        is_last = filled < len(session.slot)
+        if is_last:
+            session.end()
+        else:
+            self._sessions[message["session"]] = session
+        video_wire.send(self._link, {"kind": "chunk", "count": filled, "last": is_last})
+
+    def _stop(self, message: dict[str, Any], _: list[int]) -> None:
+        session = self._sessions.pop(message["session"], None)
+        if session is not None:
+            session.end()
+        video_wire.send(self._link, {"kind": "stopped"})
+
+
+def _die_with_owner(lifeline: int) -> None:
+    """Has the kernel send SIGKILL when the owner's end of the pipe closes: at once, and even if this process hangs."""
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    if select.select([lifeline], [], [], 0)[0]:  # it closed before we asked
+        sys.exit(0)
+
+
+def _limit_memory(memory_mb: int) -> None:
+    """Allows ``memory_mb`` of address space beyond what the imports took, and no core dumps."""
+    with open("/proc/self/statm") as status:  # noqa: PTH123
+        pages = int(status.read().split()[0])
+    allowed = pages * resource.getpagesize() + (memory_mb << 20)
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        allowed = min(allowed, most)
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main(arguments: list[str]) -> int:
+    """Serves the owner at the other end; 0 when it is gone, 77 when memory ran out where nothing could be said."""
+    link, lifeline, memory_mb = (int(argument) for argument in arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_owner(lifeline)
+    _limit_memory(memory_mb)
+    try:
+        Child(socket.socket(fileno=link)).run()
+    except video_wire.Disconnected:
+        return 0
+    except MemoryError:
+        return 77
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,355 @@
+"""Decodes frames strictly, one thread, straight to their target size. Child side: never imported by the owner.
+
+Colors follow the tags of the stream; an untagged one is taken as BT.601, limited range, as every common player does.
+Whatever comes out of the decoder has to be, frame by frame, what the container announced: same times, same order, none
+missing, none too many.
+"""
+
+import io
+import itertools
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+from PIL import Image
+
+from pipelines.video_demux import STRICT, Facts, Refusal, clean_starts, opened, packets, refused, scan
+
+_FILTERS = {
+    "area": Interpolation.AREA,
+    "bilinear": Interpolation.BILINEAR,
+    "bicubic": Interpolation.BICUBIC,
+    "lanczos": Interpolation.LANCZOS,
+}
+_BT601 = 5
+_MATRICES = {1: 1, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}
+"""AVColorSpace to the coefficients swscale knows; BT.601 for any other."""
+_WORTH_A_SEEK = 8
+"""Frames that have to be skipped before seeking is cheaper than decoding them."""
+STILLS = ("mjpeg", "png")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """How a source frame lies in the target: scaled to ``scaled``, then cut or bordered with black to ``target``."""
+
+    scaled: tuple[int, int]
+    """Height, width."""
+    target: tuple[int, int]
+
+
+def place(source: tuple[int, int], height: int | None, width: int | None, fit: str) -> Placement:
+    """Where a frame of ``source`` (height, width) goes. A single given side keeps the aspect; none keeps the size."""
+    rows, columns = source
+    if height is None and width is None:
+        return Placement(source, source)
+    if height is None or width is None:
+        height = height or max(1, (2 * rows * (width or 1) + columns) // (2 * columns))
+        width = width or max(1, (2 * columns * height + rows) // (2 * rows))
+        return Placement((height, width), (height, width))
+    target = (height, width)
+    if fit == "stretch":
+        return Placement(target, target)
+    wide_source = columns * height > width * rows
+    if wide_source == (fit == "pad"):  # the width decides: it is the tight side of pad, the loose one of crop
+        return Placement((max(1, (2 * rows * width + columns) // (2 * columns)), width), target)
+    return Placement((height, max(1, (2 * columns * height + rows) // (2 * rows))), target)
+
+
+@dataclass(frozen=True, slots=True)
+class FramePlan:
+    """A decode that passed every check that needs no decoding."""
+
+    descriptor: int
+    limits: dict[str, int]
+    facts: Facts
+    wanted: np.ndarray
+    """int64 [n]: frames to show, non-decreasing, counted from the first of the file."""
+    whole: bool
+    """Whether every frame of the file has to decode, whether shown or not."""
+    placement: Placement
+    interpolation: Interpolation
+    gray: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one frame: (H, W, 3), or (H, W) in gray."""
+        return self.placement.target if self.gray else (*self.placement.target, 3)
+
+
+def plan_frames(
+    descriptor: int, request: dict[str, Any], wanted: np.ndarray | None, announce: Callable[[int], None]
+) -> FramePlan:
+    """Checks the file against what the request says of it and plans the decode. Raises Refusal."""
+    limits = request["limits"]
+    facts = scan(descriptor, limits, announce)
+    announce(facts.num_packets)
+    first, count, total = request["first_frame"], request["num_frames"], len(facts.times_ns)
+    if facts.container != request["container"]:
+        raise Refusal("not_video", f"a {facts.container} file, said to be {request['container']}")
+    if facts.codec != request["codec"]:
+        raise Refusal("unsupported_codec", f"its codec is {facts.codec}, said to be {request['codec']}")
+    size = (facts.height_px, facts.width_px)
+    if size != (request["height_px"], request["width_px"]):
+        text = f"{size[1]} x {size[0]} pixels, said to be {request['width_px']} x {request['height_px']}"
+        raise Refusal("count_mismatch", text)
+    if total < first + count or (request["exact"] and total != first + count):
+        text = (
+            f"{first + count} frames expected, its header says {facts.header_frames}, "
+            f"in it are {facts.num_packets} packets and {total} frames"
+        )
+        raise Refusal("count_mismatch", text)
+    positions = np.arange(first, first + count) if wanted is None else first + wanted
+    placement = place(size, request["height"], request["width"], request["fit"])
+    for rows, columns in (placement.scaled, placement.target):
+        if rows * columns > limits["max_pixels"]:
+            raise Refusal("too_large", f"{columns} x {rows} pixels after scaling", "choose another fit or size")
+    return FramePlan(
+        descriptor=descriptor,
+        limits=limits,
+        facts=facts,
+        wanted=np.asarray(positions, dtype=np.int64),
+        whole=wanted is None,
+        placement=placement,
+        interpolation=_FILTERS[request["filter"]],
+        gray=request["gray"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Frames decoded in one go: from packet ``packet`` on, whose frame is number ``frame``."""
+
+    packet: int
+    frame: int
+    wanted: np.ndarray
+
+
+def _runs(plan: FramePlan) -> list[_Run]:
+    """One run from the start where all is wanted; else one for each stretch that no clean start cuts short."""
+    if plan.whole or len(plan.wanted) == 0:
+        return [_Run(0, 0, plan.wanted)] if plan.whole else []
+    facts = plan.facts
+    shown = np.sort(facts.pts[facts.is_shown])
+    starts = np.union1d([0], clean_starts(facts.pts, facts.is_entry))
+    start_frames = np.searchsorted(shown, facts.pts[starts])
+    start_frames[0] = 0
+    choice = np.searchsorted(start_frames, plan.wanted, side="right") - 1
+    gaps = start_frames[choice[1:]] > plan.wanted[:-1] + _WORTH_A_SEEK
+    bounds = [0, *(np.flatnonzero(gaps) + 1).tolist(), len(plan.wanted)]
+    return [
+        _Run(int(starts[choice[start]]), int(start_frames[choice[start]]), plan.wanted[start:stop])
+        for start, stop in itertools.pairwise(bounds)
+    ]
+
+
+def frames(plan: FramePlan) -> Generator[np.ndarray]:
+    """The wanted frames, uint8 [H, W, 3] or [H, W]; each is valid until the next is asked for. Raises Refusal."""
+    renderer = _Renderer(plan)
+    for run in _runs(plan):
+        with refused(), opened(plan.descriptor, plan.limits) as (container, stream, _):
+            _set_up(stream, plan.limits)
+            decode = _still_frames if plan.facts.codec in STILLS else _video_frames
+            yield from decode(plan, run, container, stream, renderer)
+
+
+def _set_up(stream: VideoStream, limits: dict[str, int]) -> None:
+    context = stream.codec_context
+    context.thread_type = "NONE"
+    context.thread_count = 1
+    context.options = {**STRICT, "max_pixels": str(limits["max_pixels"])}
+
+
+def _packets_from(plan: FramePlan, run: _Run, container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
+    """Packets from ``run.packet`` on, checked against those seen by the scan."""
+    if run.packet:
+        container.seek(int(plan.facts.pts[run.packet]), stream=stream, backward=True)
+    number: int | None = None if run.packet else 0
+    for packet in packets(container, stream):
+        if number is None:
+            if packet.pts != plan.facts.pts[run.packet]:
+                continue
+            number = run.packet
+        if number >= plan.facts.num_packets or packet.pts != plan.facts.pts[number]:
+            raise Refusal("corrupt_frame", f"packet {number} changed between two readings")
+        yield packet
+        number += 1
+    if number is None:
+        raise Refusal("corrupt_frame", f"its index does not lead to the key frame of frame {run.frame}")
+
+
+def _video_frames(
+    plan: FramePlan, run: _Run, container: InputContainer, stream: VideoStream, renderer: "_Renderer"
+) -> Iterator[np.ndarray]:
+    facts = plan.facts
+    shown = np.sort(facts.pts[facts.is_shown])
+    wanted, repeats = np.unique(run.wanted, return_counts=True)
+    following = 0
+    position = run.frame
+    for frame in _decoded(plan, run, container, stream):
+        _check_frame(frame, position, shown, facts)
+        if following < len(wanted) and position == wanted[following]:
+            picture = renderer.from_video(frame)
+            for _ in range(repeats[following]):
+                yield picture
+            following += 1
+        position += 1
+        if following == len(wanted) and not plan.whole:
+            return
+    if position != len(shown):
+        text = f"{position} frames decoded, its header says {facts.header_frames}, in it are {len(shown)} frames"
+        raise Refusal("count_mismatch", text)
+
+
+def _decoded(plan: FramePlan, run: _Run, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    context = stream.codec_context
+    for packet in _packets_from(plan, run, container, stream):
+        yield from context.decode(packet)
+    yield from context.decode(None)
+
+
+def _check_frame(frame: VideoFrame, position: int, shown: np.ndarray, facts: Facts) -> None:
+    if frame.is_corrupt:
+        raise Refusal("corrupt_frame", f"frame {position} is damaged")
+    if (frame.width, frame.height) != (facts.width_px, facts.height_px):
+        text = f"frame {position} has {frame.width} x {frame.height} pixels instead of {facts.width_px} x {facts.height_px}"
+        raise Refusal("corrupt_frame", text)
+    if position >= len(shown):
+        raise Refusal("count_mismatch", f"more frames come out than the {len(shown)} in it")
+    if frame.pts != shown[position]:
+        if frame.pts is None or (position and frame.pts <= shown[position - 1]):
+            raise Refusal("bad_times", f"frame {position} comes with time {frame.pts}, out of order")
+        raise Refusal("corrupt_frame", f"frame {position} does not come out of the decoder")
+
+
+def _still_frames(
+    plan: FramePlan, run: _Run, container: InputContainer, stream: VideoStream, renderer: "_Renderer"
+) -> Iterator[np.ndarray]:
+    if np.any(np.diff(plan.facts.pts) <= 0):
+        raise Refusal("bad_times", "single images out of order")
+    if not plan.facts.is_shown.all():
+        raise Refusal("bad_times", "single images hidden by an edit list")
+    wanted, repeats = np.unique(run.wanted, return_counts=True)
+    following = 0
+    for position, packet in enumerate(_packets_from(plan, run, container, stream), start=run.packet):
+        is_wanted = following < len(wanted) and position == wanted[following]
+        if is_wanted or plan.whole:
+            image = decode_image(bytes(packet), position, plan)
+            if is_wanted:
+                picture = renderer.from_image(image)
+                for _ in range(repeats[following]):
+                    yield picture
+                following += 1
+        if following == len(wanted) and not plan.whole:
+            return
+
+
+def decode_image(data: bytes, position: int, plan: FramePlan) -> np.ndarray:
+    """A JPEG or PNG file as uint8 [H, W, 3] (or [H, W] where the plan is gray and it is a JPEG). Raises Refusal.
+
+    JPEG by libjpeg-turbo, as Pillow does it: swscale's way with the colors would change them.
+    """
+    size = (plan.facts.height_px, plan.facts.width_px)
+    try:
+        image = _jpeg(data, plan.gray, size) if plan.facts.codec == "mjpeg" else _png(data, size)
+    except (ValueError, OSError, SyntaxError) as error:  # SyntaxError: what Pillow says of a broken PNG
+        raise Refusal("corrupt_frame", f"image {position} is damaged ({error})") from error
+    except Refusal as error:
+        raise Refusal(error.reason, f"image {position} {error.message}") from error
+    return image
+
+
+def _check_size(found: tuple[int, int], size: tuple[int, int]) -> None:
+    if found != size:
+        text = f"has {found[1]} x {found[0]} pixels, the others {size[1]} x {size[0]}"
+        raise Refusal("corrupt_frame", text)
+
+
+def _jpeg(data: bytes, gray: bool, size: tuple[int, int]) -> np.ndarray:
+    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    _check_size((height, width), size)
+    if space in ("CMYK", "YCCK"):
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            return np.asarray(image.convert("RGB"))
+    decoded = simplejpeg.decode_jpeg(data, "GRAY" if gray else "RGB", fastdct=False, fastupsample=False)
+    return np.asarray(decoded[:, :, 0] if gray else decoded)
+
+
+def _png(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        _check_size((image.height, image.width), size)
+        if data[24] == 16:  # bit depth; Pillow would drop the lower eight bits of RGB silently
+            raise Refusal("unsupported_codec", "has 16 bits a channel, which 8-bit frames cannot hold")
+        image.load()
+        if "transparency" in image.info or image.mode in ("RGBA", "LA"):
+            alpha = image.convert("RGBA").getchannel("A")
+            if alpha.getextrema() != (255, 255):
+                raise Refusal("unsupported_codec", "is partly transparent, which RGB frames cannot hold")
+        return np.asarray(image.convert("RGB"))
+
+
+class _Renderer:
+    """Scales and colors frames with one shared swscale context, into one shared canvas."""
+
+    def __init__(self, plan: FramePlan) -> None:
+        self._plan = plan
+        self._reformatter = VideoReformatter()
+        self._canvas = np.zeros(plan.shape, np.uint8)
+
+    def from_video(self, frame: VideoFrame) -> np.ndarray:
+        """A decoded frame in the target's size and colors."""
+        is_full = frame.color_range == 2 or frame.format.name.startswith("yuvj")
+        matrix = _MATRICES.get(frame.colorspace, _BT601)
+        # PyAV hands matrix and range to swscale only where source and destination differ in one of them; swscale's own
+        # default is BT.601 limited whatever the frame is tagged with. The destination's matrix has no meaning for RGB.
+        if self._plan.gray:
+            span = ColorRange.JPEG if is_full else ColorRange.UNSPECIFIED
+            return self._scaled(frame, 1 if is_full else _BT601, span, span)
+        return self._scaled(
+            frame, matrix, ColorRange.JPEG if is_full else ColorRange.UNSPECIFIED, ColorRange.UNSPECIFIED
+        )
+
+    def from_image(self, image: np.ndarray) -> np.ndarray:
+        """A decoded RGB or gray image in the target's size, by the same filter."""
+        if image.shape == self._plan.shape:
+            return image
+        frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), "gray" if image.ndim == 2 else "rgb24")
+        return self._scaled(frame, _BT601, ColorRange.UNSPECIFIED, ColorRange.UNSPECIFIED)
+
+    def _scaled(self, frame: VideoFrame, matrix: int, source: ColorRange, target: ColorRange) -> np.ndarray:
+        rows, columns = self._plan.placement.scaled
+        done = self._reformatter.reformat(
+            frame,
+            columns,
+            rows,
+            "gray" if self._plan.gray else "rgb24",
+            src_colorspace=matrix,
+            dst_colorspace=_BT601,
+            interpolation=self._plan.interpolation,
+            src_color_range=source,
+            dst_color_range=target,
+        )
+        plane = done.planes[0]
+        channels = 1 if self._plan.gray else 3
+        lines = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:rows, : columns * channels]
+        picture = lines.reshape(rows, columns, *self._plan.shape[2:])
+        if (rows, columns) == self._plan.placement.target:
+            return picture
+        return self._placed(picture)
+
+    def _placed(self, picture: np.ndarray) -> np.ndarray:
+        height, width = self._plan.placement.target
+        rows, columns = picture.shape[:2]
+        if rows > height or columns > width:  # crop
+            top, left = (rows - height) // 2, (columns - width) // 2
+            return picture[top : top + height, left : left + width]
+        top, left = (height - rows) // 2, (width - columns) // 2
+        self._canvas[top : top + rows, left : left + columns] = picture
+        return self._canvas

@@ -1,0 +1,131 @@
+"""The owner's side of the decoding child: starts it, talks to it against a deadline, ends it whatever state it is in.
+
+The kernel kills the child when its owner is gone (however it went): the child holds the reading end of a pipe nobody
+writes to and asks for SIGKILL when the other end closes. That works for a child that hangs in native code, and unlike
+PR_SET_PDEATHSIG it follows the process, not the thread that happened to start it.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipelines import video_wire
+from schemas.errors import DecodeError, UnitLost
+
+_START_SECONDS = 120.0
+"""Importing av and numpy takes 0.3 s; a machine under load may need much longer."""
+MEMORY_EXIT = 77
+"""Exit status of a child that ran out of memory and could not even say so."""
+
+
+class DecodingChild:
+    """One running child. After any error raised here, other than one the child itself replied, it is ended."""
+
+    def __init__(self, memory_mb: int, command: Sequence[str] | None) -> None:
+        self.files = 0
+        """Requests so far that opened something."""
+        self.open_sessions = 0
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        lifeline_end, lifeline = os.pipe()
+        said = video_wire.memory_file()
+        root = str(Path(__file__).resolve().parent.parent)
+        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        arguments = [str(theirs.fileno()), str(lifeline_end), str(memory_mb)]
+        program = command or [sys.executable, "-P", "-m", "pipelines.video_child"]
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module
+                [*program, *arguments],
+                pass_fds=[theirs.fileno(), lifeline_end],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "OMP_NUM_THREADS": "1"},
+                process_group=0,  # Ctrl-C goes to the whole group: the owner decides, not the terminal
+            )
+        finally:
+            theirs.close()
+            os.close(lifeline_end)
+        self._link = ours
+        self._end = weakref.finalize(self, _end, self._process, ours, lifeline, said)
+        try:
+            reply, descriptors = video_wire.receive(ours, time.monotonic() + _START_SECONDS)
+            video_wire.close_all(descriptors)
+        except (video_wire.Disconnected, TimeoutError) as error:
+            last_words = video_wire.read_part(said, os.fstat(said).st_size)[-2000:].decode(errors="replace").strip()
+            self.end()
+            hint = last_words.splitlines()[-1] if last_words else "it said nothing"
+            raise UnitLost("the decoding child did not start", hint=hint) from error
+        if reply.get("kind") != "ready":
+            self.end()
+            raise UnitLost("the decoding child did not start", hint=f"it said {str(reply)[:200]}")
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has not been ended."""
+        return bool(self._end.alive)
+
+    def ask(
+        self, message: dict[str, Any] | None, descriptors: Sequence[int], seconds: float, where: str
+    ) -> tuple[dict[str, Any], list[int]]:
+        """The reply to ``message`` (None: the next reply of the running request) and descriptors that the caller closes.
+
+        Raises DecodeError: what the child says is wrong with the file, or ``deadline``, ``memory_limit``,
+        ``decoder_crashed`` where the child is lost.
+        """
+        if not self.is_alive:
+            raise DecodeError("the decoding child was lost on another video", where, "read it again", "decoder_crashed")
+        ends = time.monotonic() + seconds
+        try:
+            if message is not None:
+                self._link.settimeout(max(seconds, 0.001))
+                video_wire.send(self._link, message, descriptors)
+            reply, received = video_wire.receive(self._link, ends)
+        except TimeoutError as error:
+            self.end()
+            text = f"the decoder gave no answer within its {seconds:.1f} s"
+            raise DecodeError(
+                text, where, "raise limits.seconds_per_1000_frames if it only was slow", "deadline"
+            ) from error
+        except (video_wire.Disconnected, ValueError) as error:
+            raise self._lost(where) from error
+        except BaseException:  # interrupted half-way: the conversation cannot be taken up again
+            self.end()
+            raise
+        if reply.get("kind") == "error":
+            video_wire.close_all(received)
+            raise DecodeError(str(reply.get("message")), where, str(reply.get("hint")), str(reply.get("reason")))
+        return reply, received
+
+    def _lost(self, where: str) -> DecodeError:
+        """Why the child is gone."""
+        try:
+            status = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            status = 0  # it talks nonsense instead of ending
+        self.end()
+        hint = "the file is damaged or hostile; the other files are not affected"
+        if status in (MEMORY_EXIT, -signal.SIGKILL):
+            return DecodeError("the decoder ran out of memory", where, "raise limits.decode_memory_mb", "memory_limit")
+        name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+        return DecodeError(f"the decoder crashed ({name})", where, hint, "decoder_crashed")
+
+    def end(self) -> None:
+        """Kills the child and waits for it. Safe to call twice."""
+        self._end()
+
+
+def _end(process: subprocess.Popen[bytes], link: socket.socket, lifeline: int, said: int) -> None:
+    link.close()
+    os.close(lifeline)
+    os.close(said)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    process.wait()
