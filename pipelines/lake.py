@@ -5,6 +5,7 @@ append does not). A commit whose answer was lost is "unknown": look up, then pre
 data before the manifest, the manifest after.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -123,7 +124,6 @@ class Lake:
         key, schema = _TABLES[name]
         path = self._path(name)
         rows = _first_of_each_key(rows, key)
-        inserted = 0
         for attempt in range(1, _COMMIT_TRIES + 1):
             self._open.pop(name, None)
             dataset = self.table(name)
@@ -131,7 +131,7 @@ class Lake:
                 pc.invert(pc.is_in(rows[key], self._present(dataset, key, rows[key])))
             )
             if missing.num_rows == 0:
-                return inserted
+                return 0
             before = set(files_under(path))
             try:
                 transaction, _ = (
@@ -150,10 +150,9 @@ class Lake:
                     ) from error
                 continue  # lost race or lost answer alike: look again, and prepare afresh what is still missing
             self._sync(path, before)
-            inserted += missing.num_rows
             self._open.pop(name, None)
-            return inserted
-        return inserted
+            return int(missing.num_rows)
+        return 0
 
     def add_locations(self, additions: dict[str, list[Row]]) -> int:
         """Adds places to the rows of known content; returns how many rows changed."""
@@ -202,7 +201,8 @@ class Lake:
             return
         fresh = [path for path in files_under(folder) if path not in before]
         for path in fresh:
-            fsync_file(path)
+            with contextlib.suppress(FileNotFoundError):  # another writer's temporary file, renamed since
+                fsync_file(path)
         for parent in sorted({path.parent for path in fresh} | {folder}):
             fsync_folder(parent)
 
