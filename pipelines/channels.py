@@ -214,9 +214,11 @@ def _instructions(
         if wanted and instruction.field not in wanted:
             message = f"the card {card.name} does not list the language field {instruction.field}"
             finding = Finding("language_not_in_card", Severity.INFO, instruction.field, message)
-        elif not text or text in ignored:
-            what = "is blank" if not text else f"{instruction.text!r} is a placeholder, the card says"
-            finding = Finding("placeholder_instruction", Severity.INFO, instruction.field, f"the text {what}"[:300])
+        elif not text:
+            finding = Finding("empty_instruction", Severity.INFO, instruction.field, "the text is empty; left out")
+        elif text in ignored:
+            message = f"{instruction.text[:80]!r} is no instruction, the card {card.name} says; left out"
+            finding = Finding("placeholder_instruction", Severity.INFO, instruction.field, message)
         else:
             kept.append(instruction)
             continue

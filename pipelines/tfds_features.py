@@ -224,7 +224,7 @@ class ExampleReader:
             )
         message = self._messages[key]
         found = message.WhichOneof("kind")
-        if found is None:
+        if found is None or not getattr(message, found).value:
             return ()
         if found != kind:
             raise CorruptEpisode(

@@ -212,6 +212,8 @@ class _Reading:
             self._findings.append(Finding("declared_camera_without_files", Severity.WARNING, key, message))
         if self._facts["note"]:
             self._findings.append(Finding("not_in_index", Severity.WARNING, self._ref.key, self._facts["note"]))
+        for relative in (self._facts["data"], *self._facts["videos"].values()):
+            self._existing(relative)  # before any work on the others
         table = self._table()
         arrays, texts, images = self._columns(table)
         times_ns, clock = self._times(arrays, table.num_rows)

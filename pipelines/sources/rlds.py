@@ -337,9 +337,9 @@ class _Reading:
                 found.append(data.decode())
             except UnicodeDecodeError:
                 found.append(data.decode(errors="replace"))
-                if not any(f.rule == "text_not_utf8" and f.where == name for f in self.findings):
+                if not any(f.rule == "undecodable_text" and f.where == name for f in self.findings):
                     message = "the text is not UTF-8; bytes that could not be read were replaced"
-                    self.findings.append(Finding("text_not_utf8", Severity.WARNING, name, message, step))
+                    self.findings.append(Finding("undecodable_text", Severity.WARNING, name, message, step))
         return found
 
     def _attribute(self, feature: Feature) -> None:
