@@ -61,6 +61,12 @@ def test_a_camera_of_its_own_rate_must_cover_the_same_time() -> None:
     assert slightly["view_span"].severity is Severity.WARNING
 
 
+def test_a_camera_that_starts_late_is_told() -> None:
+    late = by_rule(lengths.check_episode(make_subject(frames_ns=even_times(60) + 400_000_000)))
+    assert late["view_span"].severity is Severity.WARNING
+    assert dict(late["view_span"].numbers)["frames_start_s"] == pytest.approx(0.4)
+
+
 def test_very_long() -> None:
     proprio = sound_proprio(18_100)
     assert set(by_rule(lengths.check_episode(make_subject(proprio=proprio)))) == {"very_long"}

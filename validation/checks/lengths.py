@@ -81,9 +81,10 @@ def _view(slot: str, frames_ns: np.ndarray, steps_ns: np.ndarray, period_s: floa
     # where a stream ends: one period after its last row
     frames_end_s = (int(frames_ns[-1]) - int(steps_ns[0])) / NANOSECONDS + frame_period_s
     steps_end_s = (int(steps_ns[-1]) - int(steps_ns[0])) / NANOSECONDS + period_s
-    off_s = frames_end_s - steps_end_s
+    start_s = (int(frames_ns[0]) - int(steps_ns[0])) / NANOSECONDS
+    off_s = max(start_s, frames_end_s - steps_end_s, key=abs)
     if abs(off_s) > SPAN_PERIODS * max(frame_period_s, period_s):
         severity = Severity.ERROR if abs(off_s) > max(1.0, BAD_SPAN * steps_end_s) else VIEW_SPAN.severity
-        message = f"the frames end at {frames_end_s:.3f} s, the steps at {steps_end_s:.3f} s ({off_s:+.3f} s)"
-        ends = (("frames_end_s", frames_end_s), ("steps_end_s", steps_end_s))
+        message = f"the frames cover {start_s:.3f} to {frames_end_s:.3f} s, the steps 0 to {steps_end_s:.3f} s"
+        ends = (("frames_start_s", start_s), ("frames_end_s", frames_end_s), ("steps_end_s", steps_end_s))
         yield Finding(VIEW_SPAN.name, severity, slot, message, None, numbers + ends)
