@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from pipelines.barcode import draw
 from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan
@@ -18,8 +19,6 @@ from schemas.latent import ClipPlan, LatentClip
 from schemas.recipes import BuildRecipe, TokenizerRecipe
 from schemas.time import TimeGrid, parse_rate
 
-ACTION_NAMES = ("x", "y", "z", "gripper")
-PROPRIO_NAMES = ("q0", "q1", "q2")
 LOCATION = "/recordings/made_up"
 
 
@@ -41,8 +40,8 @@ def make_build(
     views: Sequence[tuple[str, int, int]] = (("primary", 64, 96), ("wrist_left", 48, 64)),
     episodes_per_unit: int = 2,
     recipe: BuildRecipe | None = None,
-    action_width: int = len(ACTION_NAMES),
-    proprio_width: int = len(PROPRIO_NAMES),
+    action_width: int = 4,
+    proprio_width: int = 3,
     instructions: Sequence[str] = ("pick up the cube", "", 'öffne die "Tür"'),
     latent_slots: Sequence[str] = (),
     with_tokens: bool = True,
@@ -84,6 +83,28 @@ def make_build(
     packs = [tuple(plans[i : i + episodes_per_unit]) for i in range(0, len(plans), episodes_per_unit)]
     units = tuple(UnitPlan(group, number, pack, len(packs)) for number, pack in enumerate(packs))
     return FakeBuild(group, recipe, units, tuple(episodes))
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
+
+
+@st.composite
+def builds(choose: st.DrawFn) -> FakeBuild:
+    """Builds of any shape a plan can have."""
+    views = choose(st.sampled_from([(), (("primary", 64, 96),), (("primary", 48, 80), ("wrist_left", 64, 96))]))
+    recipe = BuildRecipe(horizon=choose(st.integers(1, 5)), sample_stride=choose(st.sampled_from([None, 1, 3])))
+    return make_build(
+        choose(st.lists(st.integers(1, 9), min_size=1, max_size=4)),
+        rate=choose(st.sampled_from(["5", "7.5", "15", "30000/1001"])),
+        views=views,
+        episodes_per_unit=choose(st.integers(1, 3)),
+        recipe=recipe,
+        action_width=choose(st.integers(1, 5)),
+        proprio_width=choose(st.integers(0, 3)),
+        instructions=choose(st.lists(TEXTS, min_size=1, max_size=3)),
+        with_tokens=choose(st.booleans()),
+        seed=choose(st.integers(0, 1000)),
+    )
 
 
 def _episode(

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors
 import safetensors.numpy
+from hypothesis import HealthCheck, given, settings
 
 from pipelines.barcode import Mark, read_mark
 from pipelines.formats import lerobot_v3
@@ -18,7 +19,7 @@ from pipelines.stats import normalize, sketch, stats_from_json
 from schemas.errors import ReleaseError
 from schemas.recipes import BuildRecipe, VideoRecipe
 from schemas.time import parse_rate
-from tests.fake_build import FakeBuild, frame_number, make_build, make_frames, write_build, write_unit
+from tests.fake_build import FakeBuild, builds, frame_number, make_build, make_frames, write_build, write_unit
 
 STATE, ACTION = "observation.state", "action"
 
@@ -40,8 +41,10 @@ def check_against(build: FakeBuild, dataset) -> None:
     for episode in build.episodes:
         for step in range(episode.plan.num_steps):
             item = dataset[row]
-            np.testing.assert_array_equal(item[ACTION].numpy(), episode.action[step])
-            np.testing.assert_array_equal(item[STATE].numpy(), episode.proprio[step])
+            # LeRobot gives a vector of one channel as a scalar
+            np.testing.assert_array_equal(item[ACTION].numpy().reshape(-1), episode.action[step])
+            if build.group.proprio_names:
+                np.testing.assert_array_equal(item[STATE].numpy().reshape(-1), episode.proprio[step])
             assert item["task"] == episode.plan.instruction
             assert item["index"] == row == episode.plan.first_step + step
             assert (item["episode_index"], item["frame_index"]) == (episode.plan.episode_index, step)
@@ -66,6 +69,14 @@ def test_lerobot_reads_every_row_and_frame(tmp_path: Path, rate: str, codec: str
     assert dataset.meta.total_episodes == 3
     assert dataset.fps == float(parse_rate(rate))
     check_against(build, dataset)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(build=builds())
+def test_whatever_is_written_is_read(build: FakeBuild, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("release")
+    write_build(lerobot_v3, build, folder)
+    check_against(build, open_dataset(folder))
 
 
 @pytest.mark.parametrize("rate", ["15", "7.5"])

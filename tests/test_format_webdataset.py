@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simplejpeg
+from hypothesis import HealthCheck, given, settings
 
 from pipelines.barcode import Mark, read_mark
 from pipelines.formats import webdataset as wds_format
 from schemas.errors import ReleaseError
 from schemas.recipes import BuildRecipe
-from tests.fake_build import FakeBuild, frame_number, make_build, make_frames, write_build, write_unit
+from tests.fake_build import FakeBuild, builds, frame_number, make_build, make_frames, write_build, write_unit
 
 
 def read_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict]:
@@ -56,6 +57,16 @@ def test_windows_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stri
     build = make_build(recipe=BuildRecipe(horizon=4, sample_stride=stride))
     write_build(wds_format, build, tmp_path)
     check_against(build, read_back(tmp_path, monkeypatch), 4)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(build=builds())
+def test_whatever_is_written_is_read(
+    build: FakeBuild, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("release")
+    write_build(wds_format, build, folder)
+    check_against(build, read_back(folder, monkeypatch), build.recipe.horizon)
 
 
 def test_pixels_survive_nearly_unchanged(tmp_path: Path) -> None:

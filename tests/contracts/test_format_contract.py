@@ -11,39 +11,18 @@ from types import ModuleType
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from pipelines import registry
 from pipelines.formats import Format
 from schemas.errors import ReleaseError
-from schemas.recipes import BuildRecipe
-from tests.fake_build import FakeBuild, make_build, make_frames, tree_bytes, write_build, write_unit
+from tests.fake_build import FakeBuild, builds, make_build, make_frames, tree_bytes, write_build, write_unit
 
 MEMBERS = registry.names("formats")
-TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 
 
 @pytest.fixture(params=MEMBERS)
 def member(request: pytest.FixtureRequest) -> ModuleType:
     return registry.load("formats", request.param)
-
-
-@st.composite
-def builds(draw: st.DrawFn) -> FakeBuild:
-    views = draw(st.sampled_from([(), (("primary", 16, 40),), (("primary", 16, 40), ("wrist_left", 32, 64))]))
-    recipe = BuildRecipe(horizon=draw(st.integers(1, 5)), sample_stride=draw(st.sampled_from([None, 1, 3])))
-    return make_build(
-        draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)),
-        rate=draw(st.sampled_from(["5", "7.5", "15", "30000/1001"])),
-        views=views,
-        episodes_per_unit=draw(st.integers(1, 3)),
-        recipe=recipe,
-        action_width=draw(st.integers(1, 5)),
-        proprio_width=draw(st.integers(0, 3)),
-        instructions=draw(st.lists(TEXTS, min_size=1, max_size=3)),
-        with_tokens=draw(st.booleans()),
-        seed=draw(st.integers(0, 1000)),
-    )
 
 
 def expected_counts(member: ModuleType, build: FakeBuild) -> dict[str, int]:
