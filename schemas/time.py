@@ -18,7 +18,7 @@ def parse_rate(value: str | int | float | Fraction) -> Fraction:
     """A rate in Hz as an exact positive fraction: ``15``, ``"7.5"``, ``"30000/1001"``. Raises RecipeError."""
     try:
         rate = Fraction(Decimal(repr(value))) if isinstance(value, float) else Fraction(value)
-    except (ValueError, ZeroDivisionError, InvalidOperation, TypeError) as error:
+    except (ValueError, ZeroDivisionError, OverflowError, InvalidOperation, TypeError) as error:
         raise RecipeError(f"{value!r} is not a rate", hint='write Hz as 15, "7.5" or "30000/1001"') from error
     if not 0 < rate <= MAX_RATE:
         raise RecipeError(f"a rate of {value} Hz is out of range", hint=f"rates lie above 0 and up to {MAX_RATE} Hz")
