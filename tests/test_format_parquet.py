@@ -70,14 +70,14 @@ def test_whatever_is_written_is_read(build: FakeBuild, tmp_path_factory: pytest.
     check_against(build, load(folder, tmp_path_factory.mktemp("cache")))
 
 
-def test_the_data_folder_alone_can_be_named(tmp_path: Path) -> None:
+def test_the_folder_alone_can_be_named(tmp_path: Path) -> None:
     import datasets
 
-    write_build(parquet, make_build(views=()), tmp_path / "release")
-    loaded = datasets.load_dataset(
-        "parquet", data_dir=str(tmp_path / "release/data"), split="train", cache_dir=str(tmp_path / "cache")
-    )
-    assert len(loaded) == 20
+    folder = tmp_path / "release"
+    write_build(parquet, make_build(views=()), folder)
+    for number, options in enumerate(({"path": "parquet", "data_dir": str(folder)}, {"path": str(folder)})):
+        loaded = datasets.load_dataset(**options, split="train", cache_dir=str(tmp_path / f"cache{number}"))
+        assert len(loaded) == 20
 
 
 def test_without_proprio_and_tokens_the_columns_are_left_out(tmp_path: Path) -> None:
@@ -104,14 +104,14 @@ def test_a_flipped_byte_is_noticed_by_count(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(OSError, match=r"(?i)crc|checksum"):
+    with pytest.raises(ReleaseError, match=r"(?i)crc|checksum"):
         parquet.FORMAT.count(tmp_path)
 
 
 def test_index_lists_files_and_rows(tmp_path: Path) -> None:
     build = make_build()
     write_build(parquet, build, tmp_path)
-    index = json.loads((tmp_path / "dataset.json").read_text())
+    index = json.loads((tmp_path / parquet.INDEX).read_text())
     assert index["files"] == [{"file": "data/00000.parquet", "rows": 8}, {"file": "data/00001.parquet", "rows": 12}]
 
 

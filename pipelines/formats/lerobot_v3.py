@@ -201,13 +201,20 @@ class _LeRobotV3:
         if not info_path.exists():
             raise ReleaseError("no meta/info.json: this release was never finished", str(folder), "build it again")
         samples, episodes, frames = 0, 0, 0
-        for path in sorted(folder.glob("data/*/*.parquet")):
-            column = pq.read_table(path, columns=["episode_index"], page_checksum_verification=True)["episode_index"]
-            samples += len(column)
-            episodes += len(column.unique())
-        for path in sorted(folder.glob("videos/*/*/*.mp4")):
-            with av.open(str(path)) as container:
-                frames += sum(packet.pts is not None for packet in container.demux(video=0))
+        for path in sorted([*folder.rglob("*.parquet"), *folder.rglob("*.mp4")]):
+            try:
+                if path.suffix == ".mp4":
+                    with av.open(str(path)) as container:
+                        # a packet that the end of a file cuts short is marked corrupt
+                        frames += sum(p.pts is not None and not p.is_corrupt for p in container.demux(video=0))
+                    continue
+                num_rows = pq.read_table(path, page_checksum_verification=True).num_rows
+            except (pa.ArrowException, av.FFmpegError, OSError) as error:
+                raise ReleaseError(
+                    f"cannot be read back: {error}", str(path), "build it again", "unreadable"
+                ) from error
+            samples += num_rows if path.is_relative_to(folder / "data") else 0
+            episodes += num_rows if path.is_relative_to(folder / "meta/episodes") else 0
         return {"samples": samples, "frames": frames, "episodes": episodes}
 
 

@@ -1,7 +1,8 @@
 """Parquet for Hugging Face ``datasets``: one row per step, pictures as JPEG in ``Image`` columns, one file per unit.
 
-``load_dataset("parquet", data_files="<folder>/data/*.parquet")`` opens it; the features lie in the schema of each file.
-Every row has the action chunk that begins there; tokens stand where a windowed sample begins and are null elsewhere.
+``load_dataset("<folder>")`` opens it, as does ``load_dataset("parquet", data_dir="<folder>")``; the features lie in the
+schema of each file. Every row has the action chunk that begins there; tokens stand where a windowed sample begins and
+are null elsewhere.
 """
 
 import json
@@ -23,6 +24,8 @@ JPEG_QUALITY = 95
 """With full chroma (4:4:4)."""
 ROWS_PER_GROUP = 100
 """What ``datasets`` itself uses for tables with pictures: small enough for random access."""
+INDEX = "dataset_info.json"
+"""A name that ``datasets`` leaves out when it takes every file of a folder for data."""
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
@@ -164,17 +167,18 @@ class _Parquet:
             raise ReleaseError(f"no {INDEX}: this release was never finished", str(folder), "build it again")
         samples, frames, episodes = 0, 0, set()
         for path in sorted(folder.glob("data/*.parquet")):
-            names = [name for name in pq.read_schema(path).names if name.startswith("image_")]
-            for batch in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(
-                ROWS_PER_GROUP, columns=["episode_id", *names]
-            ):
-                samples += batch.num_rows
-                episodes |= set(batch["episode_id"].to_pylist())
-                frames += sum(batch.num_rows - batch[name].field("bytes").null_count for name in names)
+            try:
+                file = pq.ParquetFile(path, page_checksum_verification=True)
+                names = [name for name in file.schema_arrow.names if name.startswith("image_")]
+                for batch in file.iter_batches(ROWS_PER_GROUP, columns=["episode_id", *names]):
+                    samples += batch.num_rows
+                    episodes |= set(batch["episode_id"].to_pylist())
+                    frames += sum(batch.num_rows - batch[name].field("bytes").null_count for name in names)
+            except (pa.ArrowException, OSError) as error:
+                raise ReleaseError(
+                    f"cannot be read back: {error}", str(path), "build it again", "unreadable"
+                ) from error
         return {"samples": samples, "frames": frames, "episodes": len(episodes)}
-
-
-INDEX = "dataset.json"
 
 
 def _file_name(unit: UnitPlan) -> str:

@@ -175,16 +175,25 @@ class _WebDataset:
             raise ReleaseError("no index.json: this release was never finished", str(folder), "build it again")
         samples, frames, episodes = 0, 0, set()
         for path in sorted(folder.glob("shard-*.tar")):
-            with tarfile.open(path, "r:") as tar:
-                for member in tar:
-                    key, _, suffix = member.name.partition(".")
-                    file = tar.extractfile(member)
-                    if not member.isfile() or not _KEY.fullmatch(key) or file is None:
-                        raise ReleaseError(f"unexpected member {member.name!r}", str(path), "build it again")
-                    if suffix == "json":
-                        samples += 1
-                        episodes.add(json.loads(file.read())["episode_id"])
-                    frames += suffix.endswith(".jpg")
+            try:
+                with tarfile.open(path, "r:") as tar:
+                    for member in tar:
+                        key, _, suffix = member.name.partition(".")
+                        file = tar.extractfile(member)
+                        if not member.isfile() or not _KEY.fullmatch(key) or file is None:
+                            raise ReleaseError(f"unexpected member {member.name!r}", str(path), "build it again")
+                        frames += suffix.endswith(".jpg")
+                        if suffix == "json":
+                            samples += 1
+                            episodes.add(json.loads(file.read())["episode_id"])
+            except (tarfile.TarError, OSError, ValueError, KeyError) as error:
+                raise ReleaseError(
+                    f"cannot be read back: {error}", str(path), "build it again", "unreadable"
+                ) from error
+            if path.stat().st_size % tarfile.RECORDSIZE:
+                raise ReleaseError(
+                    "cut short: not a whole number of records", str(path), "build it again", "unreadable"
+                )
         return {"samples": samples, "frames": frames, "episodes": len(episodes)}
 
 

@@ -86,6 +86,20 @@ def test_a_crash_leaves_nothing_that_counts(member: ModuleType, tmp_path: Path, 
         member.FORMAT.count(tmp_path)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.97])
+def test_a_file_cut_short_is_noticed(member: ModuleType, tmp_path: Path, share: float) -> None:
+    build = make_build()
+    write_build(member, build, tmp_path)
+    for path in [path for path in tmp_path.rglob("*") if path.suffix in (".parquet", ".mp4", ".tar")]:
+        data = path.read_bytes()
+        path.write_bytes(data[: int(share * len(data))])
+        try:
+            assert member.FORMAT.count(tmp_path) != expected_counts(member, build), path
+        except ReleaseError as error:
+            assert error.reason == "unreadable"  # noqa: PT017 - either is right
+        path.write_bytes(data)
+
+
 def test_departures_from_the_plan_are_refused(member: ModuleType, tmp_path: Path) -> None:
     build = make_build((5, 4))
     first, second = build.episodes
