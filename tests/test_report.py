@@ -14,6 +14,7 @@ from PIL import Image
 from schemas.errors import UsageError
 from schemas.findings import Finding, Measure, Severity
 from validation import render
+from validation.render import build_report
 from validation.report import (
     Camera,
     ChannelValues,
@@ -26,7 +27,6 @@ from validation.report import (
     ReleaseFacts,
     ReportData,
     Task,
-    build_report,
     group_findings,
     rank_episodes,
     summarize_measures,
@@ -109,7 +109,14 @@ def full_data(text: str = "put the cup down") -> ReportData:
     )
     odd = replace(finding("frozen_view"), message=text, where=text, rule=text, numbers=((text, 1.5),))
     judged = JudgedEpisode(text, text, text, "kept", 25, (odd, finding("black_view")), (Measure(text, 1.0, text),))
-    release = ReleaseFacts(text, text, 3, text, (FileGroup(text, 4, 5_600_000, 65, 2),), dataset.reasons, 65)
+    release = ReleaseFacts(
+        text,
+        text,
+        {"where": text, "views": {"slots": [text]}},
+        (FileGroup(text, 4, 5_600_000, 65, 2),),
+        dataset.reasons,
+        65,
+    )
     return ReportData(
         title=text,
         kind="release",

@@ -3,13 +3,33 @@ and what cannot be seen is spelled out, so that no text from data can run, hide,
 
 import base64
 import functools
+import json
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import jinja2
+import numpy as np
 
+from schemas.findings import Finding
+from validation.check import rules
+from validation.report import (
+    SEVERITY_ORDER,
+    DatasetFacts,
+    Example,
+    Histogram,
+    JudgedEpisode,
+    Picture,
+    ReportData,
+    group_findings,
+    merge_reasons,
+    rank_episodes,
+    summarize_measures,
+)
+
+_OUTCOMES = ("kept", "rejected", "failed")
+_SHOWN_FINDINGS = 6
 _KEPT = frozenset("\n\t")
 _SPELLED_OUT = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINERS = frozenset("\u200c\u200d")  # parts of words in several scripts
@@ -79,6 +99,11 @@ def share(part: int, whole: int) -> str:
     return ">99 %" if 99 < percent < 100 else f"{percent:.0f} %"
 
 
+def plain(value: Mapping[str, Any]) -> str:
+    """Nested plain values as indented JSON, for people to read."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
 def data_url(data: bytes, media_type: str) -> str:
     """The bytes as a URL that needs no network."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode('ascii')}"
@@ -114,12 +139,59 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    functions = (cut, count, number, duration, size, rate, share, data_url, bars)
+    functions = (cut, count, number, duration, size, rate, share, plain, data_url, bars)
     environment.filters.update({function.__name__: function for function in functions})
     environment.globals.update({function.__name__: function for function in functions})
     return environment
 
 
-def render_page(template: str, **values: Any) -> str:
-    """The page that ``template`` (a file in ``templates``) makes of ``values``."""
-    return _environment().get_template(template).render(**values)
+def build_report(data: ReportData) -> str:
+    """One self-contained HTML page: no script, nothing loaded from anywhere, everything from data escaped."""
+    by_dataset: dict[str, list[JudgedEpisode]] = {}
+    pictures: dict[str, list[Picture]] = {}
+    for episode in data.episodes:
+        by_dataset.setdefault(episode.dataset, []).append(episode)
+    for (episode_id, _, _), picture in data.pictures.items():
+        pictures.setdefault(episode_id, []).append(picture)
+
+    def worst_findings(episode: JudgedEpisode) -> list[Finding]:
+        return sorted(episode.findings, key=lambda finding: SEVERITY_ORDER[finding.severity])[:_SHOWN_FINDINGS]
+
+    def picture_of(example: Example) -> Picture | None:
+        finding = example.finding
+        return data.pictures.get(
+            (example.episode.episode_id, finding.where, -1 if finding.index is None else finding.index)
+        )
+
+    def lengths_of(dataset: DatasetFacts) -> dict[str, object]:
+        steps = np.asarray(dataset.num_steps)
+        spread = {"low": int(steps.min()), "median": float(np.median(steps)), "high": int(steps.max())}
+        return {**spread, "histogram": Histogram.of(steps)}
+
+    listed = {kind: sum(getattr(dataset, f"num_{kind}") for dataset in data.datasets) for kind in _OUTCOMES}
+    totals = {
+        **listed,
+        "listed": sum(listed.values()),
+        "seconds": sum(dataset.duration_s for dataset in data.datasets),
+        "steps": sum(sum(dataset.num_steps) for dataset in data.datasets),
+        "samples": sum(group.num_samples for group in data.release.formats) if data.release else 0,
+        "flagged": len(rank_episodes(data.episodes, len(data.episodes))),
+    }
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            data=data,
+            totals=totals,
+            meanings={**{rule.name: rule.meaning for rule in rules().values()}, **data.meanings},
+            summaries=group_findings(data.episodes),
+            ranked=rank_episodes(data.episodes),
+            outcomes=merge_reasons(data.datasets) if len(data.datasets) > 1 else (),
+            worst_findings=worst_findings,
+            hidden_findings=lambda episode: max(len(episode.findings) - _SHOWN_FINDINGS, 0),
+            pictures_of=lambda episode: pictures.get(episode.episode_id, []),
+            picture_of=picture_of,
+            lengths_of=lengths_of,
+            measures_of=lambda dataset: summarize_measures(by_dataset.get(dataset.name, ())),
+        )
+    )

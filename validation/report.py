@@ -1,13 +1,13 @@
 """What a report shows, as plain values, and how judged episodes are grouped and ranked for it. Nothing is read here.
 
-Whoever reads the lake or the release fills a ``ReportData``; ``build_report`` turns it into one HTML page.
+Whoever reads the lake or the release fills a ``ReportData``; ``validation.render.build_report`` turns it into one page.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,12 +15,8 @@ from schemas.embodiment import VIEW_SLOTS
 from schemas.errors import UsageError
 from schemas.findings import Finding, Measure, Severity
 from schemas.work import OutcomeKind
-from validation.check import rules
-from validation.render import render_page
 
 SEVERITY_ORDER: Mapping[Severity, int] = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
-_OUTCOMES = ("kept", "rejected", "failed")
-_SHOWN_FINDINGS = 6
 _PICTURE_KINDS = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 
@@ -187,8 +183,9 @@ class ReleaseFacts:
 
     fingerprint: str
     lake: str
-    lake_version: int
-    recipe_toml: str
+    """Fingerprint of the episodes of the lake it was made from."""
+    recipe: Mapping[str, Any]
+    """The recipe as plain values."""
     formats: tuple[FileGroup, ...]
     dropped: tuple[Reason, ...] = ()
     """What the build left out of the lake, by reason."""
@@ -307,56 +304,7 @@ def summarize_measures(episodes: Iterable[JudgedEpisode]) -> tuple[Spread, ...]:
     )
 
 
-def build_report(data: ReportData) -> str:
-    """One self-contained HTML page: no script, nothing loaded from anywhere, everything from data escaped."""
-    by_dataset: dict[str, list[JudgedEpisode]] = {}
-    pictures: dict[str, list[Picture]] = {}
-    for episode in data.episodes:
-        by_dataset.setdefault(episode.dataset, []).append(episode)
-    for (episode_id, _, _), picture in data.pictures.items():
-        pictures.setdefault(episode_id, []).append(picture)
-
-    def worst_findings(episode: JudgedEpisode) -> list[Finding]:
-        return sorted(episode.findings, key=lambda finding: SEVERITY_ORDER[finding.severity])[:_SHOWN_FINDINGS]
-
-    def picture_of(example: Example) -> Picture | None:
-        finding = example.finding
-        return data.pictures.get(
-            (example.episode.episode_id, finding.where, -1 if finding.index is None else finding.index)
-        )
-
-    def lengths_of(dataset: DatasetFacts) -> dict[str, object]:
-        steps = np.asarray(dataset.num_steps)
-        spread = {"low": int(steps.min()), "median": float(np.median(steps)), "high": int(steps.max())}
-        return {**spread, "histogram": Histogram.of(steps)}
-
-    listed = {kind: sum(getattr(dataset, f"num_{kind}") for dataset in data.datasets) for kind in _OUTCOMES}
-    totals = {
-        **listed,
-        "listed": sum(listed.values()),
-        "seconds": sum(dataset.duration_s for dataset in data.datasets),
-        "steps": sum(sum(dataset.num_steps) for dataset in data.datasets),
-        "samples": sum(group.num_samples for group in data.release.formats) if data.release else 0,
-        "flagged": len(rank_episodes(data.episodes, len(data.episodes))),
-    }
-    return render_page(
-        "report.html",
-        data=data,
-        totals=totals,
-        meanings={**{rule.name: rule.meaning for rule in rules().values()}, **data.meanings},
-        summaries=group_findings(data.episodes),
-        ranked=rank_episodes(data.episodes),
-        outcomes=_merge_reasons(data.datasets) if len(data.datasets) > 1 else (),
-        worst_findings=worst_findings,
-        hidden_findings=lambda episode: max(len(episode.findings) - _SHOWN_FINDINGS, 0),
-        pictures_of=lambda episode: pictures.get(episode.episode_id, []),
-        picture_of=picture_of,
-        lengths_of=lengths_of,
-        measures_of=lambda dataset: summarize_measures(by_dataset.get(dataset.name, ())),
-    )
-
-
-def _merge_reasons(datasets: Iterable[DatasetFacts]) -> tuple[Reason, ...]:
+def merge_reasons(datasets: Iterable[DatasetFacts]) -> tuple[Reason, ...]:
     """Reasons of all data sets together, most frequent first."""
     merged: dict[tuple[OutcomeKind, str], Reason] = {}
     for reason in (reason for dataset in datasets for reason in dataset.reasons):
