@@ -86,7 +86,7 @@ class TinyAutoencoder:
         latents = np.empty((num_frames, self.channels, height // SPATIAL_STRIDE, width // SPATIAL_STRIDE), np.float32)
         with self._running():
             for part in self._parts(num_frames):
-                pixels = torch.from_numpy(np.ascontiguousarray(frames[part])).to(self._device).permute(0, 3, 1, 2)
+                pixels = torch.tensor(np.ascontiguousarray(frames[part]), device=self._device).permute(0, 3, 1, 2)
                 values = self._encoder(pixels.to(getattr(torch, self._dtype)) / 255)
                 latents[part] = values.float().cpu().numpy()
         if not np.isfinite(latents).all():
@@ -111,7 +111,7 @@ class TinyAutoencoder:
         frames = np.empty((num_frames, rows * SPATIAL_STRIDE, columns * SPATIAL_STRIDE, 3), np.uint8)
         with self._running():
             for part in self._parts(num_frames):
-                values = torch.from_numpy(np.ascontiguousarray(latents[part], dtype=np.float32)).to(self._device)
+                values = torch.tensor(np.asarray(latents[part], dtype=np.float32), device=self._device)
                 pixels = self._decoder(values.to(getattr(torch, self._dtype))).float().clamp(0, 1)
                 frames[part] = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         return frames

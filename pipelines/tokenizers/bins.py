@@ -16,14 +16,17 @@ VERSION = 1
 KINDS = ("quantile", "uniform")
 MAX_BINS = 65_536
 
+_CAP_ROUNDS = 64
+"""Each round brings the weight of frequent values nearer to one bin's share; what remains is far below a bin."""
+
 
 class Bins:
     """Bins per channel, made by ``fit`` or ``load``. ``edges`` float64 [A, num_bins + 1], ``centers`` [A, num_bins].
 
     A value lies in the last bin whose lower edge it reaches. ``centers`` are what tokens decode to. Uniform: the middle
     of the bin, so within the fitted range ``error_bound`` [A] is half a bin width (plus rounding). Quantile: the median
-    of the fitted values in the bin (a gripper that knows two values gets exactly these back), the middle where it is
-    empty; ``error_bound`` is then the largest distance from a center to an edge of its bin.
+    of the fitted values in the bin (a channel of at most ``num_bins`` values, such as a gripper, gets exactly these
+    back), the middle where it is empty; ``error_bound`` is then the largest distance from a center to an edge of its bin.
     """
 
     name = "bins"
@@ -46,7 +49,7 @@ class Bins:
             # The outer edges take no part: what lies beyond them falls into the outermost bins.
             inner = self.edges[channel, 1:-1]
             tokens[..., channel] = np.searchsorted(inner, values[..., channel], side="right")
-        return list(tokens.reshape(len(values), -1))
+        return [chunk.reshape(-1) for chunk in tokens]
 
     def decode(self, tokens: list[np.ndarray], horizon: int, width: int) -> np.ndarray:
         """N arrays of ``horizon * width`` tokens to float64 [N, horizon, width].
@@ -123,13 +126,35 @@ def fit(
             centers[channel] = _middles(edges[channel])
         else:
             ordered = np.sort(column)
-            edges[channel] = np.maximum.accumulate(np.quantile(ordered, np.linspace(0, 1, num_bins + 1)))
+            edges[channel] = _quantile_edges(ordered, num_bins)
             centers[channel] = _medians(ordered, edges[channel])
     return Bins(kind, edges, centers)
 
 
 def _middles(edges: np.ndarray) -> np.ndarray:
     return np.asarray(edges[:-1] + (edges[1:] - edges[:-1]) / 2)
+
+
+def _quantile_edges(ordered: np.ndarray, num_bins: int) -> np.ndarray:
+    """Edges that share the sorted values out evenly; one value that is very frequent takes one bin and no more.
+
+    Plain quantiles would all fall on it, and what is rare beside it (a gripper that opens once) would be lost. Each of
+    at most ``num_bins`` distinct values has a bin of its own.
+    """
+    distinct, counts = np.unique(ordered, return_counts=True)
+    if len(distinct) <= num_bins:
+        homes = np.arange(len(distinct)) * (num_bins - 1) // max(1, len(distinct) - 1)
+    else:
+        weights = counts.astype(np.float64)
+        for _ in range(_CAP_ROUNDS):
+            weights = np.minimum(weights, weights.sum() / num_bins)
+        ends = np.cumsum(weights)
+        homes = ((ends - weights / 2) / ends[-1] * num_bins).astype(np.int64)
+    first = np.searchsorted(homes, np.arange(1, num_bins))
+    lower, upper = distinct[np.maximum(first - 1, 0)], distinct[np.minimum(first, len(distinct) - 1)]
+    middle = lower + (upper - lower) / 2
+    # Halfway between neighboring floats is the lower one, which belongs to the bin below.
+    return np.concatenate([distinct[:1], np.where(middle > lower, middle, upper), distinct[-1:]])
 
 
 def _medians(ordered: np.ndarray, edges: np.ndarray) -> np.ndarray:
