@@ -178,7 +178,9 @@ def validate_model[M: BaseModel](kind: type[M], values: dict[str, Any], where: s
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        errors = error.errors(include_url=False)
+        # a misspelt key is also a missing one; the spelling is what helps
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
         path = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = _known_keys(kind, first["loc"][:-1])

@@ -111,7 +111,9 @@ def lerobot_rows(index: int, start: int, length: int, fps: float = 10, images: b
     """Columns of one episode."""
     steps = np.arange(length)
     columns: dict[str, Any] = {
-        "observation.state": pa.array((index + steps[:, None] / 10 + np.arange(3)).astype(np.float32).tolist()),
+        "observation.state": pa.array(
+            (index + steps[:, None] / 10 + np.arange(3)).astype(np.float32).tolist(), pa.list_(pa.float32())
+        ),
         "action": pa.FixedSizeListArray.from_arrays(
             pa.array((index - steps[:, None] / 8 + np.arange(2)).astype(np.float32).reshape(-1)), 2
         ),

@@ -304,7 +304,13 @@ class _Reading:
 
     def _compare_shapes(self, streams: Sequence[Stream]) -> None:
         for stream in streams:
-            declared = self._info.features.get(stream.name, {}).get("shape")
+            feature = self._info.features.get(stream.name, {})
+            declared = feature.get("shape")
+            if "float" in str(feature.get("dtype")) and stream.values.dtype.kind != "f":
+                message = (
+                    f"info.json declares {feature['dtype']} for {stream.name}, the data file has {stream.values.dtype}"
+                )
+                self._findings.append(Finding("dtype_not_as_declared", Severity.WARNING, stream.name, message))
             if not isinstance(declared, list) or not all(isinstance(size, int) for size in declared):
                 continue
             expected = int(np.prod(declared, dtype=np.int64))
