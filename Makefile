@@ -34,14 +34,14 @@ check: $(STAMP) ## lint, format, types, import rules, docs, dependencies
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m cogapp --check -c -p "import sys; sys.path.insert(0, '.')" $(DOCS)
+	$(BIN)/python -m cogapp --check -c -I docs $(DOCS)
 	$(BIN)/deptry .
 
 test: check ## check, then every test; the slowest are listed
 	$(BIN)/pytest
 
 docs: $(STAMP) ## write the generated parts of the docs anew
-	$(BIN)/python -m cogapp -r -c -p "import sys; sys.path.insert(0, '.')" $(DOCS)
+	$(BIN)/python -m cogapp -r -c -I docs $(DOCS)
 
 bench: $(STAMP) ## side-by-side measurements, by hand
 	for file in benchmarks/*.py; do $(BIN)/python "$$file"; done

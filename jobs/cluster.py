@@ -194,6 +194,8 @@ def open_ray(stall_seconds: float = STALL_SECONDS) -> Iterator[Executor]:
     """
     started = not ray.is_initialized()
     if started:
+        # Lance warns at every fork; Ray's own are followed by exec at once.
+        warnings.filterwarnings("ignore", message="lance is not fork-safe")
         address = os.environ.get("RAY_ADDRESS")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address:
