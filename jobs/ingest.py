@@ -11,8 +11,8 @@ from pipelines.ingest import IngestCommitter, IngestPlan, IngestTotals, plan_ing
 from pipelines.lake import Lake, is_lake
 from schemas.work import Outcome
 
-_SHOWN = 5
-"""Failed or rejected episodes to name on stderr; the lake has them all."""
+_SHOWN = 2
+"""Failed or rejected episodes of each reason to name on stderr; the lake has them all."""
 
 
 def run(options: IngestOptions) -> Answer:
@@ -100,15 +100,23 @@ def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seco
         *(f"  {count} x {reason}" for reason, count in totals.reasons.most_common()),
         f"lake: {options.lake}",
     ]
-    warnings = [_told(outcome) for outcome in totals.problems[:_SHOWN]]
-    if len(totals.problems) > _SHOWN:
-        warnings.append(f"and {len(totals.problems) - _SHOWN} more; `wamloom status --lake {options.lake}` counts them")
+    told = _first_of_each_reason(totals.problems)
+    warnings = [_told(outcome) for outcome in told]
+    if len(totals.problems) > len(told):
+        warnings.append(f"and {len(totals.problems) - len(told)} more; `wamloom show {options.lake}` lists them")
     if plan.already_failed or plan.already_rejected:
         warnings.append(
             f"{plan.already_failed} failed and {plan.already_rejected} rejected earlier and were not tried again; "
             "--retry takes them up"
         )
     return Answer(values, lines, 4 if over else 0, warnings)
+
+
+def _first_of_each_reason(problems: list[Outcome]) -> list[Outcome]:
+    by_reason: dict[str, list[Outcome]] = {}
+    for outcome in problems:
+        by_reason.setdefault(outcome.reason, []).append(outcome)
+    return [outcome for members in by_reason.values() for outcome in members[:_SHOWN]]
 
 
 def _told(outcome: Outcome) -> str:

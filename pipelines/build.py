@@ -314,10 +314,11 @@ def publish_build(
                 if cast(UnitPlan, unit.payload[0]).group.name == group.name
             ]
             form.finish(group, recipe, facts, folder)
-            samples = sum(e.num_samples for e in episodes) if form.windowed else group.num_steps
+            windows = sum(episode.num_samples for episode in episodes)
+            shown = windows * recipe.horizon if form.windowed else group.num_steps  # a window past the end is padded
             counts.setdefault(name, {})[group.name] = {
-                "samples": samples,
-                "frames": group.num_steps * len(group.views),
+                "samples": windows if form.windowed else group.num_steps,
+                "frames": shown * len(group.views),
                 "episodes": group.num_episodes,
             }
     indexes = [

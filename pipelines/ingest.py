@@ -24,7 +24,7 @@ from pipelines.video import VideoTools
 from schemas.dataset_card import DatasetCard
 from schemas.embodiment import Embodiment
 from schemas.episode import EpisodeRef, RawEpisode
-from schemas.errors import CardError, LakeError, MissingFile, SourceError, UnitLost, WamloomError
+from schemas.errors import LakeError, MissingFile, SourceError, UnitLost, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import IngestRecipe
 from schemas.work import Outcome, UnitResult, WorkUnit
@@ -85,30 +85,35 @@ def find_refs(locations: Sequence[str]) -> list[EpisodeRef]:
 
 
 def choose_cards(refs: Iterable[EpisodeRef], card: str | None, recipe: IngestRecipe) -> dict[str, CardChoice]:
-    """A card for every location, by name or file (``card``) or recognised, tried on the first episode that reads.
+    """A card for every location: ``card`` by name or file, or the one that recognizes its first episode that reads.
 
-    Raises CardError before anything is ingested where the card and the data disagree.
+    It is tried on that episode, so that a card that disagrees with the data raises CardError before anything is ingested.
+    A location none of whose first episodes reads has no entry; the worker recognizes what it can read.
     """
     by_location: dict[str, list[EpisodeRef]] = {}
     for ref in refs:
         by_location.setdefault(ref.location, []).append(ref)
+    named = None if card is None else cards.load_pair(card)
     choices: dict[str, CardChoice] = {}
     with VideoTools(recipe.limits) as video:
         for location, members in by_location.items():
             raw = _first_readable(members, video, recipe)
-            if raw is None:
+            pair = named if named or raw is None else recognize(raw)
+            if pair is None:
                 continue
-            if card is None:
-                fields = [*(stream.name for stream in raw.streams), *(view.key for view in raw.views)]
-                found = cards.recognize(raw.ref.source, raw.ref.dataset, raw.robot_type, fields, where=location)
-                embodiment = cards.load_embodiment(found.embodiment)
-            else:
-                found, embodiment = cards.load_pair(card)
-            # An episode that is damaged gets its own row; the card itself fits what could be compared.
-            with contextlib.suppress(SourceError):
-                to_episode(raw, found, embodiment)
-            choices[location] = (found.model_dump_json(), embodiment.model_dump_json())
+            if raw is not None:
+                # An episode that is damaged gets its own row; the card itself fits what could be compared.
+                with contextlib.suppress(SourceError):
+                    to_episode(raw, *pair)
+            choices[location] = (pair[0].model_dump_json(), pair[1].model_dump_json())
     return choices
+
+
+def recognize(raw: RawEpisode) -> tuple[DatasetCard, Embodiment]:
+    """The shipped card that knows this recording, with its embodiment. Raises CardError where none does."""
+    fields = [*(stream.name for stream in raw.streams), *(view.key for view in raw.views)]
+    card = cards.recognize(raw.ref.source, raw.ref.dataset, raw.robot_type, fields, where=raw.ref.location)
+    return card, cards.load_embodiment(card.embodiment)
 
 
 def _first_readable(members: Sequence[EpisodeRef], video: VideoTools, recipe: IngestRecipe) -> RawEpisode | None:
@@ -217,13 +222,8 @@ class IngestWorker:
         try:
             source = cast(Source, registry.load("sources", ref.source).SOURCE)
             raw = source.read(ref, self._video, self._recipe.limits)
-            if ref.location not in self._choices:
-                raise CardError(
-                    "no card was chosen for this data set, since none of its first episodes could be read",
-                    ref.where,
-                    "name one with --card",
-                )
-            episode = to_episode(raw, *self._choices[ref.location])
+            pair = self._choices.get(ref.location) or recognize(raw)
+            episode = to_episode(raw, *pair)
             evidence = {}
             if self._recipe.video_check == "decode":
                 evidence = {
