@@ -26,7 +26,7 @@ _SMPTE170M = 6
 """BT.601 in the numbering of ISO/IEC 23091-2, for primaries, transfer and matrix alike."""
 _LIMITED_RANGE = 1
 _AV1_PRESET = "12"
-"""Used where the recipe names none, since its default is a name of x264; 13 encodes the same in this build."""
+"""Used where the recipe names none, since its default is a name of x264."""
 
 
 class VideoWriter:
