@@ -93,13 +93,15 @@ class _Buckets:
 
     def coarsened(self, level: int) -> "_Buckets":
         """The same counts at ``level`` or, where more are needed, at the first level that has few enough buckets."""
-        keys, counts, reached = self.keys >> (level - self.level), self.counts, level
-        while True:
-            keys, inverse = np.unique(keys, return_inverse=True)
-            counts = np.bincount(inverse, weights=counts, minlength=len(keys)).astype(np.int64)
-            if len(keys) <= MAX_BUCKETS:
-                return _Buckets(reached, keys, counts)
+        order = np.argsort(self.keys, kind="stable")
+        keys, reached = self.keys[order] >> (level - self.level), level
+        # Sorted keys stay sorted without their last bits, so buckets are runs of equal keys at every level.
+        starts = _run_starts(keys)
+        while len(starts) > MAX_BUCKETS:
             keys, reached = keys >> 1, reached + 1
+            starts = _run_starts(keys)
+        counts = self.counts[order]
+        return _Buckets(reached, keys[starts], np.add.reduceat(counts, starts) if len(counts) else counts)
 
     def merged(self, other: "_Buckets") -> "_Buckets":
         level = max(self.level, other.level)
@@ -251,6 +253,10 @@ def sketch_from_json(text: str) -> Sketch:
     if len(buckets) != width or any(array.shape != (width,) for array in moments.values()) or not whole:
         raise LayoutError("the sketch disagrees with itself about its width or count")
     return Sketch(count, **moments, buckets=buckets)
+
+
+def _run_starts(ordered: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(np.concatenate([np.ones(min(1, len(ordered)), dtype=bool), ordered[1:] != ordered[:-1]]))
 
 
 def _keys(values: np.ndarray) -> np.ndarray:
