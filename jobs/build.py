@@ -13,7 +13,7 @@ from pipelines.release import check_target, open_staging, read_manifest
 from schemas.errors import AlreadyPublished, UnitLost
 from schemas.work import UnitResult
 
-_PACKAGES = ("av", "lerobot", "numpy", "pyarrow", "pylance", "simplejpeg", "webdataset")
+_PACKAGES = ("av", "numpy", "pyarrow", "pylance", "simplejpeg")
 """Whose versions can change a release's bytes."""
 
 
