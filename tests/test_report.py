@@ -257,6 +257,15 @@ def test_episodes_are_ranked_by_their_worst_findings() -> None:
     assert [one.episode_id for one in ranked] == ["broken", "twice", "warned"]
 
 
+def test_what_a_whole_data_set_shares_does_not_hide_the_odd_episode() -> None:
+    shared = (finding("black_view"), finding("split_leak", where="episode"))
+    episodes = [episode(f"{k}", *shared) for k in range(9)]
+    odd = episode("odd", finding("black_view"), finding("frozen_frames", where="wrist_left"))
+    assert [one.episode_id for one in rank_episodes([*episodes, odd])] == ["odd", "0"]
+    page = Page(build_report(ReportData("Ten", "lake", "lake", episodes=(*episodes, odd))))
+    assert "10episodes with errors or warnings" in page.text
+
+
 def test_the_frames_worth_showing_are_those_of_views() -> None:
     episodes = [
         episode(
@@ -285,6 +294,10 @@ def test_a_histogram_counts_every_value_once(values: list[float], bins: int) -> 
     assert len(histogram.counts) <= max(bins, 1)
     assert list(histogram.edges) == sorted(histogram.edges)
     assert "nan" not in render.bars(histogram.edges, histogram.counts, 100, 40)
+
+
+def test_whole_numbers_beyond_exact_floats_are_counted_too() -> None:
+    assert sum(Histogram.of([-2.680482344009919e16, -2.7937158573697036e16], 4).counts) == 2
 
 
 def test_whole_numbers_get_whole_bins() -> None:

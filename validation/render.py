@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from schemas.findings import Finding
+from schemas.findings import Finding, Severity
 from validation.check import rules
 from validation.report import (
     SEVERITY_ORDER,
@@ -175,7 +175,9 @@ def build_report(data: ReportData) -> str:
         "seconds": sum(dataset.duration_s for dataset in data.datasets),
         "steps": sum(sum(dataset.num_steps) for dataset in data.datasets),
         "samples": sum(group.num_samples for group in data.release.formats) if data.release else 0,
-        "flagged": len(rank_episodes(data.episodes, len(data.episodes))),
+        "flagged": sum(
+            any(finding.severity is not Severity.INFO for finding in episode.findings) for episode in data.episodes
+        ),
     }
     return (
         _environment()

@@ -4,6 +4,7 @@ Whoever reads the lake or the release fills a ``ReportData``; ``validation.rende
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -17,6 +18,8 @@ from schemas.findings import Finding, Measure, Severity
 from schemas.work import OutcomeKind
 
 SEVERITY_ORDER: Mapping[Severity, int] = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
+_MANY_EPISODES = 4
+"""In a smaller data set "most episodes" says nothing."""
 _PICTURE_KINDS = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
 
 
@@ -45,7 +48,7 @@ class Histogram:
         low, high = float(finite.min()), float(finite.max())
         if low == high:
             return cls((low, high), (int(finite.size),), missing)
-        if np.array_equal(finite, np.round(finite)) and high - low < 2**52:
+        if np.array_equal(finite, np.round(finite)) and max(-low, high) < 2**52:
             width = max(1, math.ceil((high - low + 1) / bins))
             edges: np.ndarray = np.arange(low, high + 1 + width, width)
             edges = edges[: int(np.searchsorted(edges, high, side="right")) + 1]
@@ -255,19 +258,37 @@ def group_findings(episodes: Iterable[JudgedEpisode], num_examples: int = 5) -> 
     return tuple(sorted(summaries, key=lambda s: (SEVERITY_ORDER[s.severity], -s.num_episodes, s.rule)))
 
 
-def rank_episodes(episodes: Iterable[JudgedEpisode], limit: int = 20) -> tuple[JudgedEpisode, ...]:
-    """The episodes to look at first: most errors, then most warnings (each rule and place counted once); no info-only ones."""
+def rank_episodes(episodes: Sequence[JudgedEpisode], limit: int = 20) -> tuple[JudgedEpisode, ...]:
+    """The episodes to look at first: most errors, then most warnings, each rule and place counted once.
 
-    def weight(episode: JudgedEpisode) -> tuple[int, int]:
-        seen = {(finding.rule, finding.where, finding.severity) for finding in episode.findings}
-        errors = sum(severity is Severity.ERROR for _, _, severity in seen)
-        return errors, sum(severity is Severity.WARNING for _, _, severity in seen)
-
-    weighed = [(weight(episode), episode) for episode in episodes]
-    worst = sorted(
-        ((w, e) for w, e in weighed if any(w)), key=lambda item: (-item[0][0], -item[0][1], item[1].episode_id)
-    )
-    return tuple(episode for _, episode in worst[:limit])
+    What most episodes of a data set share speaks of the data set and counts last; of the episodes that have nothing else,
+    one per data set stands for all. Episodes without errors and warnings are left out.
+    """
+    sizes = Counter(episode.dataset for episode in episodes)
+    kinds = [
+        {(f.rule, f.where, f.severity) for f in episode.findings if f.severity is not Severity.INFO}
+        for episode in episodes
+    ]
+    shared = Counter((episode.dataset, kind) for episode, found in zip(episodes, kinds, strict=True) for kind in found)
+    weighed = []
+    for episode, found in zip(episodes, kinds, strict=True):
+        widespread = sizes[episode.dataset] >= _MANY_EPISODES
+        own = {kind for kind in found if not widespread or 2 * shared[episode.dataset, kind] <= sizes[episode.dataset]}
+        weight = tuple(
+            sum(severity is wanted for _, _, severity in group)
+            for group in (own, found)
+            for wanted in (Severity.ERROR, Severity.WARNING)
+        )
+        if found:
+            weighed.append((tuple(-number for number in weight), episode.episode_id, bool(own), episode))
+    ranked = []
+    spoken_for: set[str] = set()
+    for _, _, has_own, episode in sorted(weighed, key=lambda item: item[:2]):
+        if has_own or episode.dataset not in spoken_for:
+            ranked.append(episode)
+        if not has_own:
+            spoken_for.add(episode.dataset)
+    return tuple(ranked[:limit])
 
 
 def wanted_pictures(episodes: Sequence[JudgedEpisode], limit: int = 40) -> tuple[PictureKey, ...]:

@@ -1,6 +1,6 @@
 """Are the numbers possible: missing values, limits, units, quaternions, grippers, channels that never move."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 import numpy as np
 
@@ -64,7 +64,7 @@ def check_episode(subject: Subject) -> list[Finding]:
         found += _missing(stream.name, values, names, Severity.ERROR)
         found += _limits(stream.name, values, layout)
         found += _quaternions(stream.name, values, layout)
-        found += _stillness(stream.name, values, names)
+        found += _stillness(stream.name, values, names, {gripper.channel for gripper in grippers})
         found += [
             finding
             for gripper in grippers
@@ -150,14 +150,16 @@ def _quaternions(where: str, values: np.ndarray, layout: Sequence[Channel]) -> I
             yield Finding(QUATERNION_NOT_UNIT.name, QUATERNION_NOT_UNIT.severity, where, message, worst, numbers)
 
 
-def _stillness(where: str, values: np.ndarray, names: Sequence[str]) -> Iterator[Finding]:
+def _stillness(where: str, values: np.ndarray, names: Sequence[str], grippers: Set[str]) -> Iterator[Finding]:
     if len(values) < MIN_STEPS:
         return
     still = [name for name, same in zip(names, (values == values[0]).all(axis=0), strict=True) if same]
     if len(still) == len(names):
         message = f"none of the {len(names)} channels changes in {len(values)} rows"
         yield Finding(NOTHING_MOVES.name, NOTHING_MOVES.severity, where, message)
-    elif still:
+        return
+    still = [name for name in still if name not in grippers]  # they have a rule of their own
+    if still:
         shown = ", ".join(still[:6]) + (", ..." if len(still) > 6 else "")
         message = f"{len(still)} of {len(names)} channels never change: {shown}"
         numbers = (("num_channels", float(len(still))),)
