@@ -6,10 +6,10 @@ native video library: those are in the child alone (``video_child``).
 """
 
 import contextlib
+import math
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from pipelines import video_wire
-from pipelines.video_process import DecodingChild
+from pipelines.video_process import Budget, DecodingChild, count_in
 from schemas.episode import EncodedView
 from schemas.errors import DecodeError, MissingFile
 from schemas.recipes import Limits, ViewsRecipe
 
 THUMBNAIL_HEIGHT_PX = 48
-_LEAST_SECONDS = 20.0
+LEAST_SECONDS = 20.0
+"""Of the deadline of any file, however short."""
 _FILES_PER_CHILD = 300
 """Decoders leak a little on some files; a new child costs a third of a second."""
 
@@ -68,19 +69,6 @@ class CutVideo:
 
 
 @dataclass(slots=True)
-class _Budget:
-    """The time the child may take over one file; only waiting for the child counts."""
-
-    seconds_per_1000_frames: float
-    used: float = 0.0
-    allowed: float = _LEAST_SECONDS
-
-    def expect(self, num_frames: int) -> None:
-        """Allows for ``num_frames``."""
-        self.allowed = max(self.allowed, self.seconds_per_1000_frames * num_frames / 1000)
-
-
-@dataclass(slots=True)
 class _Session:
     """A decode under way in the child."""
 
@@ -89,7 +77,7 @@ class _Session:
     shape: tuple[int, ...]
     slot: int
     memory: int
-    budget: _Budget
+    budget: Budget
     where: str
     is_open: bool = field(default=True)
 
@@ -101,10 +89,14 @@ class VideoTools:
     DecodeError with the reason codes named there; UnitLost where a child cannot be started at all.
     """
 
-    def __init__(self, limits: Limits, *, _command: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, limits: Limits, *, _command: Sequence[str] | None = None, _least_seconds: float = LEAST_SECONDS
+    ) -> None:
         self._limits = limits
+        self._least_seconds = _least_seconds
         self._command = _command
         self._child: DecodingChild | None = None
+        self._parting: list[DecodingChild] = []
         self._lock = threading.RLock()
 
     def inspect(self, data: bytes, where: str) -> VideoFacts:
@@ -114,9 +106,9 @@ class VideoTools:
         """
         self._check_bytes(len(data), where)
         with self._lock, _files([data]) as descriptors:
-            reply, received = self._ask_once({"do": "inspect"}, descriptors, where)
-        with _closing(received):
-            return _facts(reply, received[0], where)
+            child, reply, received = self._ask_once({"do": "inspect"}, descriptors, where)
+        with child.believed(received, where):
+            return _facts(reply, received[0])
 
     def cut(self, path: str, start_s: float, num_frames: int, where: str) -> CutVideo:
         """``num_frames`` frames from the one nearest ``start_s`` on, stream-copied from the key frame at or before it.
@@ -137,10 +129,9 @@ class VideoTools:
             raise MissingFile(f"the video cannot be opened: {error.strerror}", where) from error
         with self._lock, _closing([source]):
             message = {"do": "cut", "start_s": float(start_s), "num_frames": int(num_frames)}
-            reply, received = self._ask_once(message, [source], where)
-        with _closing(received):
-            data = _whole(received[1], where)
-            return CutVideo(data, _count(reply, "first_frame", where), _facts(reply, received[0], where))
+            child, reply, received = self._ask_once(message, [source], where)
+        with child.believed(received, where):
+            return CutVideo(_whole(received[1]), count_in(reply, "first_frame"), _facts(reply, received[0]))
 
     def pack(self, images: Sequence[bytes], where: str) -> CutVideo:
         """JPEG or PNG files, all of one kind and size, unchanged as the packets of one MOV video.
@@ -155,9 +146,10 @@ class VideoTools:
         sizes = np.array([len(image) for image in images], dtype="<i8")
         joined = video_wire.memory_file(images)
         with self._lock, _closing([joined]), _files([sizes.data]) as more:
-            reply, received = self._ask_once({"do": "pack", "count": len(images)}, [joined, *more], where)
-        with _closing(received):
-            return CutVideo(_whole(received[1], where), 0, _facts(reply, received[0], where))
+            message = {"do": "pack", "count": len(images)}
+            child, reply, received = self._ask_once(message, [joined, *more], where)
+        with child.believed(received, where):
+            return CutVideo(_whole(received[1]), 0, _facts(reply, received[0]))
 
     def decode(
         self, view: EncodedView, where: str, frame_ids: np.ndarray | None = None, views: ViewsRecipe | None = None
@@ -192,9 +184,10 @@ class VideoTools:
     def close(self) -> None:
         """Ends the child. Decodes still open end with an error; another use starts a new child."""
         with self._lock:
-            if self._child is not None:
-                self._child.end()
-                self._child = None
+            for child in (self._child, *self._parting):
+                if child is not None:
+                    child.end()
+            self._child, self._parting = None, []
 
     def __enter__(self) -> "VideoTools":
         return self
@@ -238,19 +231,16 @@ class VideoTools:
             "height": views.height_px if views else None, "width": views.width_px if views else None,
             "fit": views.fit if views else "stretch", "filter": views.filter if views else "bilinear",
         }  # fmt: skip
-        budget = _Budget(self._limits.seconds_per_1000_frames)
+        budget = self._budget()
         with self._lock, _files([view.data] if ids is None else [view.data, ids.data]) as descriptors:
             child = self._ready_child()
-            reply, received = self._ask(child, message, descriptors, where, budget)
-            try:
-                shape, slot = tuple(int(side) for side in reply["shape"]), int(reply["slot"])
-                if slot < 1 or min(shape) < 1 or slot * int(np.prod(shape)) > os.fstat(received[0]).st_size:
-                    raise ValueError
-                session = _Session(child, int(reply["session"]), shape, slot, received[0], budget, where)
-            except (KeyError, ValueError, TypeError, IndexError) as error:
-                video_wire.close_all(received)
-                child.end()
-                raise _nonsense(where) from error
+            reply, received = self._ask(child, message, descriptors, budget, where)
+            with child.believed(received, where):
+                shape, slot = tuple(int(side) for side in reply["shape"]), count_in(reply, "slot")
+                if slot < 1 or min(shape) < 1 or slot * math.prod(shape) > os.fstat(received[0]).st_size:
+                    raise video_wire.Nonsense
+                number = count_in(reply, "session")
+                session = _Session(child, number, shape, slot, os.dup(received[0]), budget, where)
             child.open_sessions += 1
             return session
 
@@ -258,18 +248,17 @@ class VideoTools:
         with self._lock:
             message = {"do": "next", "session": session.number}
             try:
-                reply, received = self._ask(session.child, message, [], session.where, session.budget)
+                reply, received = self._ask(session.child, message, [], session.budget, session.where)
+                with session.child.believed(received, session.where):
+                    count = count_in(reply, "count")
+                    if count > session.slot or (count == 0 and not reply["last"]):
+                        raise video_wire.Nonsense
+                    chunk = np.empty((count, *session.shape), np.uint8)
+                    if count:
+                        video_wire.read_into(session.memory, memoryview(chunk), 0)
             except DecodeError:
                 self._ended(session)
                 raise
-            video_wire.close_all(received)
-            count = _count(reply, "count", session.where)
-            if count > session.slot:
-                session.child.end()
-                raise _nonsense(session.where)
-            chunk = np.empty((count, *session.shape), np.uint8)
-            if count:
-                video_wire.read_into(session.memory, memoryview(chunk), 0)
             if reply.get("last"):
                 self._ended(session)
             return chunk
@@ -278,6 +267,7 @@ class VideoTools:
         if session.is_open:
             session.is_open = False
             session.child.open_sessions -= 1
+            self._end_parting()
 
     def _stop(self, session: _Session) -> None:
         """Tells the child that nobody wants the rest."""
@@ -287,43 +277,40 @@ class VideoTools:
                 if session.child.is_alive:
                     with contextlib.suppress(DecodeError):  # then it is dead, and the next file gets a new one
                         message = {"do": "stop", "session": session.number}
-                        self._ask(session.child, message, [], session.where, _Budget(0.0))
+                        self._ask(session.child, message, [], self._budget(), session.where)
 
     def _ready_child(self) -> DecodingChild:
         child = self._child
-        if child is not None and child.is_alive and child.files >= _FILES_PER_CHILD and child.open_sessions == 0:
-            child.end()
+        if child is not None and (child.is_spent or child.files >= _FILES_PER_CHILD):
+            self._parting.append(child)  # decodes still open in it go on
+            self._end_parting()
+            child = None
         if child is None or not child.is_alive:
+            if child is not None:
+                child.end()
             child = self._child = DecodingChild(self._limits.decode_memory_mb, self._command)
         child.files += 1
         return child
 
+    def _end_parting(self) -> None:
+        for child in [one for one in self._parting if one.open_sessions == 0]:
+            child.end()
+            self._parting.remove(child)
+
     def _ask_once(
         self, message: dict[str, Any], descriptors: Sequence[int], where: str
-    ) -> tuple[dict[str, Any], list[int]]:
-        budget = _Budget(self._limits.seconds_per_1000_frames)
-        return self._ask(self._ready_child(), message, descriptors, where, budget)
+    ) -> tuple[DecodingChild, dict[str, Any], list[int]]:
+        child = self._ready_child()
+        return child, *self._ask(child, message, descriptors, self._budget(), where)
 
     def _ask(
-        self,
-        child: DecodingChild,
-        message: dict[str, Any],
-        descriptors: Sequence[int],
-        where: str,
-        budget: _Budget,
+        self, child: DecodingChild, message: dict[str, Any], descriptors: Sequence[int], budget: Budget, where: str
     ) -> tuple[dict[str, Any], list[int]]:
-        limits = self._limits
-        allowed = {name: getattr(limits, name) for name in ("max_pixels", "max_frames", "max_video_bytes")}
-        request: dict[str, Any] | None = {**message, "limits": allowed}
-        while True:
-            begun = time.monotonic()
-            reply, received = child.ask(request, descriptors, budget.allowed - budget.used, where)
-            budget.used += time.monotonic() - begun
-            if reply.get("kind") != "opened":
-                return reply, received
-            video_wire.close_all(received)
-            budget.expect(min(_count(reply, "frames", where), limits.max_frames))
-            request = None
+        allowed = {name: getattr(self._limits, name) for name in ("max_pixels", "max_frames", "max_video_bytes")}
+        return child.ask({**message, "limits": allowed}, descriptors, budget, where)
+
+    def _budget(self) -> Budget:
+        return Budget(self._limits.seconds_per_1000_frames, self._least_seconds, self._limits.max_frames)
 
     def _check_bytes(self, num_bytes: int, where: str) -> None:
         if num_bytes > self._limits.max_video_bytes:
@@ -362,35 +349,12 @@ def _closing(descriptors: Sequence[int]) -> Iterator[None]:
         video_wire.close_all(descriptors)
 
 
-def _nonsense(where: str) -> DecodeError:
-    return DecodeError("the decoding child answers nonsense", where, reason="decoder_crashed")
+def _whole(descriptor: int) -> bytes:
+    return video_wire.read_part(descriptor, os.fstat(descriptor).st_size)
 
 
-def _count(reply: dict[str, Any], name: str, where: str) -> int:
-    value = reply.get(name)
-    if not isinstance(value, int) or value < 0:
-        raise _nonsense(where)
-    return value
-
-
-def _checked[Value](read: Callable[[], Value], where: str) -> Value:
-    """What ``read`` gives; DecodeError where the child's reply does not hold what it says."""
-    try:
-        return read()
-    except (video_wire.Disconnected, KeyError, TypeError, ValueError) as error:
-        raise _nonsense(where) from error
-
-
-def _whole(descriptor: int, where: str) -> bytes:
-    return _checked(lambda: video_wire.read_part(descriptor, os.fstat(descriptor).st_size), where)
-
-
-def _facts(reply: dict[str, Any], arrays: int, where: str) -> VideoFacts:
-    num_frames, num_keys = _count(reply, "frames", where), _count(reply, "keys", where)
-
-    def read() -> VideoFacts:
-        times = np.frombuffer(video_wire.read_part(arrays, 8 * num_frames), "<i8")
-        keys = np.frombuffer(video_wire.read_part(arrays, 8 * num_keys, 8 * num_frames), "<i8")
-        return VideoFacts(times_ns=times.astype(np.int64), key_frames=tuple(keys.tolist()), **reply["facts"])
-
-    return _checked(read, where)
+def _facts(reply: dict[str, Any], arrays: int) -> VideoFacts:
+    num_frames, num_keys = count_in(reply, "frames"), count_in(reply, "keys")
+    times = np.frombuffer(video_wire.read_part(arrays, 8 * num_frames), "<i8")
+    keys = np.frombuffer(video_wire.read_part(arrays, 8 * num_keys, 8 * num_frames), "<i8")
+    return VideoFacts(times_ns=times.astype(np.int64), key_frames=tuple(keys.tolist()), **reply["facts"])

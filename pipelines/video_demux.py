@@ -117,7 +117,7 @@ def opened(
         kind = container_of(descriptor)
         file = io.FileIO(os.dup(descriptor), "r")
         file.seek(0)
-        strict = {**STRICT, "max_pixels": str(limits["max_pixels"]), "threads": "1", **(options or {})}
+        strict = {**STRICT, "threads": "1", **(options or {})}
         with file, _opened_container(file, kind, strict) as container:
             yield container, _video_stream(container, limits), kind
 

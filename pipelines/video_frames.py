@@ -31,6 +31,7 @@ _FILTERS = {
 _BT601 = 5
 _MATRICES = {1: 1, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}
 """AVColorSpace to the coefficients swscale knows; BT.601 for any other."""
+_FULL_FROM_LIMITED = np.clip(np.round((np.arange(256) - 16) * 255 / 219), 0, 255).astype(np.uint8)
 _WORTH_A_SEEK = 8
 """Frames that have to be skipped before seeking is cheaper than decoding them."""
 STILLS = ("mjpeg", "png")
@@ -309,9 +310,12 @@ class _Renderer:
         matrix = _MATRICES.get(frame.colorspace, _BT601)
         # PyAV hands matrix and range to swscale only where source and destination differ in one of them; swscale's own
         # default is BT.601 limited whatever the frame is tagged with. The destination's matrix has no meaning for RGB.
-        if self._plan.gray:
-            span = ColorRange.JPEG if is_full else ColorRange.UNSPECIFIED
-            return self._scaled(frame, 1 if is_full else _BT601, span, span)
+        if self._plan.gray and is_full:
+            # Equal ranges would not be handed on, so: to limited range, and from there by table.
+            limited = self._scaled(frame, _BT601, ColorRange.JPEG, ColorRange.UNSPECIFIED)
+            return np.asarray(_FULL_FROM_LIMITED[limited])
+        if self._plan.gray:  # swscale's own default for gray is full range
+            return self._scaled(frame, _BT601, ColorRange.UNSPECIFIED, ColorRange.UNSPECIFIED)
         return self._scaled(
             frame, matrix, ColorRange.JPEG if is_full else ColorRange.UNSPECIFIED, ColorRange.UNSPECIFIED
         )

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,21 @@ MEMORY_EXIT = 77
 """Exit status of a child that ran out of memory and could not even say so."""
 
 
+@dataclass(slots=True)
+class Budget:
+    """The time the child may take over one file; only waiting for the child counts."""
+
+    seconds_per_1000_frames: float
+    allowed: float
+    """Seconds; the least, until the child says how many frames there are."""
+    max_frames: int
+    used: float = 0.0
+
+    def expect(self, num_frames: int) -> None:
+        """Allows for ``num_frames``."""
+        self.allowed = max(self.allowed, self.seconds_per_1000_frames * min(num_frames, self.max_frames) / 1000)
+
+
 class DecodingChild:
     """One running child. After any error raised here, other than one the child itself replied, it is ended."""
 
@@ -33,6 +49,8 @@ class DecodingChild:
         self.files = 0
         """Requests so far that opened something."""
         self.open_sessions = 0
+        self.is_spent = False
+        """Whether it has met its memory limit: what it holds on to is then anyone's guess."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         lifeline_end, lifeline = os.pipe()
         said = video_wire.memory_file()
@@ -58,7 +76,7 @@ class DecodingChild:
         try:
             reply, descriptors = video_wire.receive(ours, time.monotonic() + _START_SECONDS)
             video_wire.close_all(descriptors)
-        except (video_wire.Disconnected, TimeoutError) as error:
+        except (video_wire.Disconnected, video_wire.Nonsense, TimeoutError) as error:
             last_words = video_wire.read_part(said, os.fstat(said).st_size)[-2000:].decode(errors="replace").strip()
             self.end()
             hint = last_words.splitlines()[-1] if last_words else "it said nothing"
@@ -69,18 +87,32 @@ class DecodingChild:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it has not been ended."""
-        return bool(self._end.alive)
+        """Whether it has neither been ended nor ended by itself."""
+        return bool(self._end.alive) and self._process.poll() is None
 
     def ask(
-        self, message: dict[str, Any] | None, descriptors: Sequence[int], seconds: float, where: str
+        self, message: dict[str, Any], descriptors: Sequence[int], budget: Budget, where: str
     ) -> tuple[dict[str, Any], list[int]]:
-        """The reply to ``message`` (None: the next reply of the running request) and descriptors that the caller closes.
+        """The reply to ``message``, and descriptors that the caller closes.
 
         Raises DecodeError: what the child says is wrong with the file, or ``deadline``, ``memory_limit``,
         ``decoder_crashed`` where the child is lost.
         """
-        if not self.is_alive:
+        request: dict[str, Any] | None = message
+        while True:
+            begun = time.monotonic()
+            reply, received = self._exchange(request, descriptors, budget.allowed - budget.used, where)
+            budget.used += time.monotonic() - begun
+            if reply.get("kind") != "opened":
+                return reply, received
+            with self.believed(received, where):
+                budget.expect(count_in(reply, "frames"))
+            request = None
+
+    def _exchange(
+        self, message: dict[str, Any] | None, descriptors: Sequence[int], seconds: float, where: str
+    ) -> tuple[dict[str, Any], list[int]]:
+        if not self._end.alive:
             raise DecodeError("the decoding child was lost on another video", where, "read it again", "decoder_crashed")
         ends = time.monotonic() + seconds
         try:
@@ -91,25 +123,41 @@ class DecodingChild:
         except TimeoutError as error:
             self.end()
             text = f"the decoder gave no answer within its {seconds:.1f} s"
-            raise DecodeError(
-                text, where, "raise limits.seconds_per_1000_frames if it only was slow", "deadline"
-            ) from error
-        except (video_wire.Disconnected, ValueError) as error:
+            hint = "raise limits.seconds_per_1000_frames if it only was slow"
+            raise DecodeError(text, where, hint, "deadline") from error
+        except video_wire.Disconnected as error:
             raise self._lost(where) from error
+        except video_wire.Nonsense as error:
+            raise self._disbelieved(where) from error
         except BaseException:  # interrupted half-way: the conversation cannot be taken up again
             self.end()
             raise
         if reply.get("kind") == "error":
             video_wire.close_all(received)
+            self.is_spent = self.is_spent or reply.get("reason") == "memory_limit"
             raise DecodeError(str(reply.get("message")), where, str(reply.get("hint")), str(reply.get("reason")))
         return reply, received
+
+    @contextlib.contextmanager
+    def believed(self, received: Sequence[int], where: str) -> Iterator[None]:
+        """For reading a reply: closes ``received``; ends the child and raises DecodeError where it cannot be true."""
+        try:
+            yield
+        except (video_wire.Nonsense, KeyError, IndexError, TypeError, ValueError) as error:
+            raise self._disbelieved(where) from error
+        finally:
+            video_wire.close_all(received)
+
+    def _disbelieved(self, where: str) -> DecodeError:
+        self.end()
+        return DecodeError("the decoding child answers nonsense", where, "the file may be hostile", "decoder_crashed")
 
     def _lost(self, where: str) -> DecodeError:
         """Why the child is gone."""
         try:
             status = self._process.wait(5)
         except subprocess.TimeoutExpired:
-            status = 0  # it talks nonsense instead of ending
+            status = 0  # it closed the socket but does not end
         self.end()
         hint = "the file is damaged or hostile; the other files are not affected"
         if status in (MEMORY_EXIT, -signal.SIGKILL):
@@ -120,6 +168,14 @@ class DecodingChild:
     def end(self) -> None:
         """Kills the child and waits for it. Safe to call twice."""
         self._end()
+
+
+def count_in(reply: dict[str, Any], name: str) -> int:
+    """The count ``name`` of a reply. Raises Nonsense."""
+    value = reply.get(name)
+    if not isinstance(value, int) or value < 0:
+        raise video_wire.Nonsense
+    return value
 
 
 def _end(process: subprocess.Popen[bytes], link: socket.socket, lifeline: int, said: int) -> None:

@@ -22,6 +22,10 @@ class Disconnected(Exception):
     """The other side is gone."""
 
 
+class Nonsense(Exception):
+    """The other side is there, but what it says cannot be so."""
+
+
 def send(link: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
     """Sends one message, and copies of the open ``descriptors`` with it. Raises Disconnected, TimeoutError."""
     text = json.dumps(message).encode()
@@ -38,16 +42,19 @@ def send(link: socket.socket, message: dict[str, Any], descriptors: Sequence[int
 def receive(link: socket.socket, ends: float | None = None) -> tuple[dict[str, Any], list[int]]:
     """The next message and the descriptors that came with it (the receiver closes them).
 
-    ``ends`` is a ``time.monotonic`` instant. Raises Disconnected, TimeoutError.
+    ``ends`` is a ``time.monotonic`` instant. Raises Disconnected, Nonsense, TimeoutError.
     """
     descriptors: list[int] = []
     try:
         (length,) = _LENGTH.unpack(_receive_exactly(link, _LENGTH.size, descriptors, ends))
         if length > MAX_MESSAGE_BYTES:
-            raise Disconnected
-        message = json.loads(_receive_exactly(link, length, descriptors, ends))
+            raise Nonsense
+        try:
+            message = json.loads(_receive_exactly(link, length, descriptors, ends))
+        except ValueError as error:
+            raise Nonsense from error
         if not isinstance(message, dict):
-            raise Disconnected
+            raise Nonsense
     except BaseException:
         close_all(descriptors)
         raise
@@ -96,19 +103,19 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def read_into(descriptor: int, target: memoryview, offset: int) -> None:
-    """Fills ``target`` from ``offset`` of the file. Raises Disconnected where the file is too short."""
+    """Fills ``target`` from ``offset`` of the file. Raises Nonsense where the file is too short."""
     rest = target.cast("B")
     while rest:
         count = os.preadv(descriptor, [rest[: 1 << 30]], offset)
         if count == 0:
-            raise Disconnected
+            raise Nonsense
         rest, offset = rest[count:], offset + count
 
 
 def read_part(descriptor: int, num_bytes: int, offset: int = 0) -> bytes:
-    """``num_bytes`` of the file from ``offset``. Raises Disconnected where it is shorter, before allocating."""
+    """``num_bytes`` of the file from ``offset``. Raises Nonsense where it is shorter, before allocating."""
     if num_bytes < 0 or offset + num_bytes > os.fstat(descriptor).st_size:
-        raise Disconnected
+        raise Nonsense
     if num_bytes == 0:
         return b""
     start = offset - offset % mmap.ALLOCATIONGRANULARITY
