@@ -5,6 +5,7 @@ not be imported by the owner's side, which talks to it through ``video_process``
 """
 
 import fcntl
+import math
 import mmap
 import os
 import resource
@@ -37,11 +38,22 @@ class _Session:
     """uint8 [n, H, W, 3] or [n, H, W] in the memory file the owner reads."""
     input: int
     """Descriptor of the video file."""
+    output: "_Output"
 
-    def end(self) -> None:
-        """Lets go of everything."""
-        self.frames.close()
-        os.close(self.input)
+
+@dataclass(slots=True)
+class _Output:
+    """A memory file that the owner reads frames from. Kept for the next decode: its pages are then there already."""
+
+    descriptor: int
+    mapped: mmap.mmap
+
+    @classmethod
+    def of_size(cls, num_bytes: int) -> "_Output":
+        """A new one."""
+        descriptor = video_wire.memory_file()
+        os.ftruncate(descriptor, num_bytes)
+        return cls(descriptor, mmap.mmap(descriptor, num_bytes))
 
 
 class Child:
@@ -51,6 +63,7 @@ class Child:
         self._link = link
         self._sessions: dict[int, _Session] = {}
         self._next_session = 0
+        self._spare: _Output | None = None
 
     def run(self) -> None:
         """Serves until the owner is gone."""
@@ -122,18 +135,24 @@ class Child:
             raise
 
     def _open_session(self, source: int, plan: FramePlan) -> None:
-        frame_bytes = int(np.prod(plan.shape))
+        frame_bytes = math.prod(plan.shape)
         count = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // frame_bytes))
-        output = video_wire.memory_file()
-        try:
-            os.ftruncate(output, count * frame_bytes)
-            slot = np.frombuffer(mmap.mmap(output, count * frame_bytes), np.uint8).reshape(count, *plan.shape)
-            self._next_session += 1
-            self._sessions[self._next_session] = _Session(frames(plan), slot, source)
-            reply = {"kind": "session", "session": self._next_session, "shape": plan.shape, "slot": count}
-            video_wire.send(self._link, reply, [output])
-        finally:
-            os.close(output)
+        spare, self._spare = self._spare, None
+        if spare is None or len(spare.mapped) < count * frame_bytes:
+            spare = _Output.of_size(max(CHUNK_BYTES, count * frame_bytes))
+        slot = np.frombuffer(spare.mapped, np.uint8, count * frame_bytes).reshape(count, *plan.shape)
+        self._next_session += 1
+        self._sessions[self._next_session] = _Session(frames(plan), slot, source, spare)
+        reply = {"kind": "session", "session": self._next_session, "shape": plan.shape, "slot": count}
+        video_wire.send(self._link, reply, [spare.descriptor])
+
+    def _end(self, session: _Session) -> None:
+        session.frames.close()
+        os.close(session.input)
+        if self._spare is None and len(session.output.mapped) == CHUNK_BYTES:
+            self._spare = session.output
+        else:
+            os.close(session.output.descriptor)
 
     def _next(self, message: dict[str, Any], _: list[int]) -> None:
         session = self._sessions.pop(message["session"])
@@ -145,11 +164,11 @@ class Child:
                 if filled == len(session.slot):
                     break
         except BaseException:
-            session.end()
+            self._end(session)
             raise
         is_last = filled < len(session.slot)
         if is_last:
-            session.end()
+            self._end(session)
         else:
             self._sessions[message["session"]] = session
         video_wire.send(self._link, {"kind": "chunk", "count": filled, "last": is_last})
@@ -157,7 +176,7 @@ class Child:
     def _stop(self, message: dict[str, Any], _: list[int]) -> None:
         session = self._sessions.pop(message["session"], None)
         if session is not None:
-            session.end()
+            self._end(session)
         video_wire.send(self._link, {"kind": "stopped"})
 
 
