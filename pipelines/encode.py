@@ -195,21 +195,25 @@ def _clip_bytes(view: EncodedView, clip: ClipPlan, recipe: EncodeRecipe, encoder
 
 
 def _units(works: list[ViewWork], recipe: EncodeRecipe, encoder: Encoder) -> list[WorkUnit]:
-    packs: list[list[ViewWork]] = []
-    size = 0
+    packs: list[tuple[list[ViewWork], int, int]] = []
     for work in works:
         frames = sum(len(clip.frame_ids) for clip in work.clips)
-        if not packs or size + frames > recipe.unit_frames:
-            packs.append([])
-            size = 0
-        packs[-1].append(work)
-        size += frames
-    units = []
-    for pack in packs:
-        ids = [clip.latent_id for work in pack for clip in work.clips]
-        num_bytes = sum(sum(_clip_bytes(work.view, clip, recipe, encoder)) for work in pack for clip in work.clips)
-        units.append(WorkUnit(fingerprint("encode-1", ids, recipe.dtype), tuple(pack), num_bytes))
-    return units
+        num_bytes = sum(sum(_clip_bytes(work.view, clip, recipe, encoder)) for clip in work.clips)
+        if packs:
+            pack, packed_frames, packed_bytes = packs[-1]
+            fits = packed_frames + frames <= recipe.unit_frames
+            if fits and packed_bytes + num_bytes <= recipe.unit_mb * 1_000_000:
+                packs[-1] = ([*pack, work], packed_frames + frames, packed_bytes + num_bytes)
+                continue
+        packs.append(([work], frames, num_bytes))
+    return [
+        WorkUnit(
+            fingerprint("encode-1", [clip.latent_id for work in pack for clip in work.clips], recipe.dtype),
+            tuple(pack),
+            num_bytes,
+        )
+        for pack, _, num_bytes in packs
+    ]
 
 
 class EncodeWorker:

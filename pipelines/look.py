@@ -1,8 +1,9 @@
 """Looking at a lake or a release: what is there, one episode, one sample with its walk back to the source."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from pipelines.lake import Lake, quoted
 from pipelines.release import read_manifest
@@ -11,44 +12,36 @@ from schemas.errors import LakeError, ReleaseError
 from schemas.sample import FrameOrigin, Sample
 
 _NANOSECONDS_PER_HOUR = 3_600 * 10**9
+_OUTCOMES = ("kept", "rejected", "failed")
 
 
 def lake_status(lake: Lake) -> dict[str, Any]:
     """Counts of the lake by data set, outcome and reason, and of its latents by encoder. Plain values."""
-    rows = lake.rows("episodes", ["outcome", "reason", "dataset", "num_steps", "duration_ns", "locations"])
-    datasets: dict[str, dict[str, Any]] = {}
-    reasons: Counter[str] = Counter()
-    outcomes: Counter[str] = Counter({"kept": 0, "rejected": 0, "failed": 0})
-    places = 0
-    for row in rows:
-        entry = datasets.setdefault(
-            row["dataset"], {"kept": 0, "rejected": 0, "failed": 0, "steps": 0, "hours": 0.0, "places": 0}
+    rows = pl.DataFrame(
+        pl.from_arrow(
+            lake.table("episodes").to_table(
+                columns=["outcome", "reason", "dataset", "num_steps", "duration_ns", "locations"]
+            )
         )
-        entry[row["outcome"]] += 1
-        entry["places"] += len(row["locations"])
-        places += len(row["locations"])
-        outcomes[row["outcome"]] += 1
-        if row["outcome"] == "kept":
-            entry["steps"] += row["num_steps"]
-            entry["hours"] += row["duration_ns"] / _NANOSECONDS_PER_HOUR
-        else:
-            reasons[row["reason"]] += 1
-    latents: dict[tuple[str, str], Counter[str]] = {}
-    for row in lake.rows("latents", ["encoder", "rate", "episode_id"]):
-        counter = latents.setdefault((row["encoder"], row["rate"]), Counter())
-        counter["clips"] += 1
+    ).with_columns(places=pl.col("locations").list.len())
+    kept = pl.col("outcome") == "kept"
+    datasets = rows.group_by("dataset").agg(
+        *((pl.col("outcome") == outcome).sum().alias(outcome) for outcome in _OUTCOMES),
+        pl.col("num_steps").filter(kept).sum().alias("steps"),
+        (pl.col("duration_ns").filter(kept).sum() / _NANOSECONDS_PER_HOUR).alias("hours"),
+        pl.col("places").sum(),
+    )
+    reasons = rows.filter(~kept).group_by("reason").len("count")
+    latents = pl.DataFrame(pl.from_arrow(lake.table("latents").to_table(columns=["encoder", "rate"])))
     return {
         "lake": str(lake.root),
         "versions": lake.versions(),
-        "episodes": len(rows),
-        "places": places,
-        **outcomes,
-        "reasons": dict(sorted(reasons.items())),
-        "datasets": dict(sorted(datasets.items())),
-        "latents": [
-            {"encoder": encoder, "rate": rate, "clips": counter["clips"]}
-            for (encoder, rate), counter in sorted(latents.items())
-        ],
+        "episodes": rows.height,
+        "places": int(rows["places"].sum()),
+        **{outcome: int((rows["outcome"] == outcome).sum()) for outcome in _OUTCOMES},
+        "reasons": {row["reason"]: row["count"] for row in reasons.sort("reason").to_dicts()},
+        "datasets": {row.pop("dataset"): row for row in datasets.sort("dataset").to_dicts()},
+        "latents": latents.group_by("encoder", "rate").len("clips").sort("encoder", "rate").to_dicts(),
     }
 
 

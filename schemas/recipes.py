@@ -107,7 +107,9 @@ class EncodeRecipe(_Frozen):
     clip: ClipRecipe = ClipRecipe()
     dtype: Literal["float32", "float16"] = "float32"
     unit_frames: int = Field(default=2000, gt=0)
-    """Frames per work unit."""
+    """Frames per work unit, at most."""
+    unit_mb: int = Field(default=256, gt=0)
+    """Pixels and latents per work unit, at most (one view of one episode is never split)."""
     max_clip_mb: int = Field(default=2048, gt=0)
     """Refuses clips whose pixels and latents together would need more memory than this."""
     max_failed_fraction: float = Field(default=0.0, ge=0, le=1)
