@@ -44,7 +44,7 @@ docs: $(STAMP) ## write the generated parts of the docs anew
 	$(BIN)/python -m cogapp -r -c -I docs $(DOCS)
 
 bench: $(STAMP) ## side-by-side measurements, by hand
-	for file in benchmarks/*.py; do $(BIN)/python "$$file"; done
+	for file in benchmarks/bench_*.py; do $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done
 
 clean: ## remove what tasks made, but not .venv
 	rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
