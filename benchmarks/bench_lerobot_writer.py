@@ -12,6 +12,7 @@ from typing import Literal
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
+from lerobot.configs.video import RGBEncoderConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from benchmarks.side_by_side import compare, machine
@@ -37,8 +38,8 @@ def write_ours(build: FakeBuild, frames: list[np.ndarray], folder: Path) -> None
     FORMAT.finish(build.group, build.recipe, facts, folder)
 
 
-def write_theirs(build: FakeBuild, frames: list[np.ndarray], folder: Path, codec: str) -> None:
-    """The same by LeRobot, with the settings it comes with."""
+def write_theirs(build: FakeBuild, frames: list[np.ndarray], folder: Path, encoder: RGBEncoderConfig) -> None:
+    """The same by LeRobot's add_frame and save_episode, with the same codec, GOP, quality and preset."""
     shutil.rmtree(folder, ignore_errors=True)
     height, width = frames[0].shape[1:3]
     features = {
@@ -50,7 +51,7 @@ def write_theirs(build: FakeBuild, frames: list[np.ndarray], folder: Path, codec
             "names": ["height", "width", "channels"],
         },
     }
-    dataset = LeRobotDataset.create("bench/theirs", 20, features, root=folder, use_videos=True, vcodec=codec)
+    dataset = LeRobotDataset.create("bench/theirs", 20, features, root=folder, rgb_encoder=encoder)
     for episode, part in zip(build.episodes, frames, strict=True):
         for step in range(len(part)):
             row = {"action": episode.action[step], "observation.state": episode.proprio[step], "task": "task"}
@@ -70,7 +71,7 @@ def main() -> None:
         ("av1", "libsvtav1", "12", 30),
     )
     try:
-        for codec, theirs, preset, crf in choices:
+        for codec, name, preset, crf in choices:
             recipe = BuildRecipe(tokenizer=None, video=VideoRecipe(codec=codec, gop=2, crf=crf, preset=preset))
             build = make_build(
                 [len(part) for part in frames],
@@ -79,12 +80,13 @@ def main() -> None:
                 recipe=recipe,
                 with_tokens=False,
             )
+            encoder = RGBEncoderConfig(vcodec=name, g=2, crf=crf, preset=int(preset) if preset.isdigit() else preset)
             compare(
                 f"LeRobot v3.0, {codec}, g=2, crf={crf}, {width}x{height}",
                 ("wamloom", lambda build=build: write_ours(build, frames, root / "ours")),
                 (
                     "LeRobotDataset",
-                    lambda build=build, codec=theirs: write_theirs(build, frames, root / "theirs", codec),
+                    lambda build=build, encoder=encoder: write_theirs(build, frames, root / "theirs", encoder),
                 ),
                 sum(len(part) for part in frames),
                 "frame",

@@ -32,15 +32,23 @@ def _cost(work: Work) -> tuple[float, float]:
 
 
 def compare(
-    title: str, ours: tuple[str, Work], theirs: tuple[str, Work], units: int, unit: str, rounds: int = 3
+    title: str,
+    ours: tuple[str, Work],
+    theirs: tuple[str, Work],
+    units: int,
+    unit: str,
+    rounds: int = 3,
+    *,
+    cpu: bool = True,
 ) -> None:
-    """Prints the median cost per unit of both, and the median of theirs / ours pair by pair."""
+    """Prints the median cost per unit of both, and the median of theirs / ours pair by pair; ``cpu`` or wall seconds alone."""
     pairs = [(_cost(ours[1]), _cost(theirs[1])) for _ in range(rounds)]
     print(f"\n{title}  ({rounds} rounds, {units} {unit}s)")
-    for index, (name, _) in enumerate((ours, theirs)):
-        cpu = statistics.median(pair[index][0] for pair in pairs) / units * 1000
-        wall = statistics.median(pair[index][1] for pair in pairs) / units * 1000
-        print(f"  {name:44} {cpu:9.3f} CPU ms/{unit}  {wall:9.3f} wall ms/{unit}")
-    cpu_ratio = statistics.median(pair[1][0] / pair[0][0] for pair in pairs)
-    wall_ratio = statistics.median(pair[1][1] / pair[0][1] for pair in pairs)
-    print(f"  ratio (second / first)                       {cpu_ratio:9.2f} x CPU      {wall_ratio:9.2f} x wall")
+    for column, kind in ((0, "CPU"), (1, "wall")):
+        if kind == "CPU" and not cpu:
+            continue
+        for index, (name, _) in enumerate((ours, theirs)):
+            cost = statistics.median(pair[index][column] for pair in pairs) / units * 1000
+            print(f"  {name:44} {cost:9.3f} {kind} ms/{unit}")
+        ratio = statistics.median(pair[1][column] / pair[0][column] for pair in pairs)
+        print(f"  {'ratio, second / first':44} {ratio:9.2f} x {kind}")
