@@ -17,6 +17,7 @@ import numpy as np
 import simplejpeg
 
 from pipelines.formats import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress, UnitWriter
+from pipelines.resample import TOLERANCE_NS
 from pipelines.storage import fsync_file, fsync_folder, write_durably
 from pipelines.windows import latent_spans
 from schemas.errors import ReleaseError
@@ -228,7 +229,8 @@ def _window_latents(
             latent_spans(clip.leading_frames, clip.temporal_stride, len(clip.values))
         ):
             start_ns, stop_ns = times[first], times[last] if last < len(times) else times[-1] + frame_ns
-            if start_ns >= window_stop or stop_ns <= covered_until:
+            # recorded times are rounded, and the end of the last frame is reckoned: a nanosecond overlaps nothing
+            if start_ns >= window_stop - TOLERANCE_NS or stop_ns <= covered_until + TOLERANCE_NS:
                 continue
             covered_until = stop_ns
             chosen.append(clip.values[latent])
@@ -238,7 +240,9 @@ def _window_latents(
                     "latent": latent,
                     "latent_id": clip.plan.latent_id,
                     "times_ns": [start_ns, stop_ns],
-                    "steps": np.searchsorted(episode.times_ns, [start_ns, stop_ns], side="left").tolist(),
+                    "steps": np.searchsorted(
+                        episode.times_ns, [start_ns - TOLERANCE_NS, stop_ns - TOLERANCE_NS], side="left"
+                    ).tolist(),
                     "frame_ids": list(clip.plan.frame_ids[first:last]),
                 }
             )

@@ -1,0 +1,91 @@
+"""The whole chain in this process: recordings -> lake -> latents -> release, and its readers without wamloom's own code."""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from jobs import build, encode, ingest
+from jobs.execute import Executor
+from jobs.options import Answer, BuildOptions, EncodeOptions, IngestOptions
+from schemas.recipes import BuildRecipe, EncodeRecipe, IngestRecipe
+
+
+def run_ingest(
+    locations: Sequence[Path], lake: Path, recipe: IngestRecipe | None = None, *, retry: bool = False
+) -> Answer:
+    places = tuple(str(place) for place in locations)
+    return ingest.run(IngestOptions(places, str(lake), None, recipe or IngestRecipe(), retry, False, "inline"))
+
+
+def run_encode(lake: Path, recipe: EncodeRecipe, where: str = "") -> Answer:
+    return encode.run(EncodeOptions(str(lake), recipe, where, False, "inline"))
+
+
+def run_build(lake: Path, out: Path, recipe: BuildRecipe, executor: Executor | None = None) -> Answer:
+    chosen: Any = executor or "inline"
+    return build.run(BuildOptions(str(lake), str(out), recipe, False, chosen))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def tables(folder: Path) -> pa.Table:
+    """All Parquet files of a folder, in the order of their names."""
+    return pa.concat_tables([pq.read_table(path) for path in sorted(folder.rglob("*.parquet"))])
+
+
+def vectors(column: pa.ChunkedArray) -> np.ndarray:
+    """A column of lists as [T, ...]; one of numbers as [T, 1]."""
+    values = np.array(column.to_pylist())
+    return values[:, None] if values.ndim == 1 else values
+
+
+def picture(data: bytes) -> np.ndarray:
+    """A JPEG as Pillow decodes it."""
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def movie(paths: Sequence[Path]) -> Iterator[np.ndarray]:
+    """Every frame of the files, one after the other."""
+    for path in paths:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                yield frame.to_ndarray(format="rgb24")
+
+
+@dataclass(frozen=True)
+class TarSample:
+    """One sample of a shard."""
+
+    facts: dict[str, Any]
+    members: dict[str, bytes]
+
+    def array(self, name: str) -> np.ndarray:
+        return np.load(io.BytesIO(self.members[name]), allow_pickle=False)
+
+
+def tar_samples(folder: Path) -> Iterator[TarSample]:
+    """The samples of all shards of a folder; members with one key lie together."""
+    for path in sorted(folder.glob("*.tar")):
+        found: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, suffix = member.name.partition(".")
+                assert suffix not in found.get(key, {}), "a member twice"
+                assert not found or key not in found or key == list(found)[-1], "members of a sample are apart"
+                content = tar.extractfile(member)
+                assert content is not None
+                found.setdefault(key, {})[suffix] = content.read()
+        for members in found.values():
+            yield TarSample(json.loads(members["json"]), members)
