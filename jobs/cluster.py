@@ -12,6 +12,8 @@ import json
 import logging
 import os
 import queue
+import signal
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +38,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import schemas.errors
 from jobs.execute import Executor, Worker, WorkerSpec, result_from_json, result_to_json
+from jobs.run import Interrupted
 from schemas.errors import UnitLost, UsageError, WamloomError
 from schemas.work import UnitResult, WorkUnit
 
@@ -198,22 +201,40 @@ def open_ray(stall_seconds: float = STALL_SECONDS) -> Iterator[Executor]:
         warnings.filterwarnings("ignore", message="lance is not fork-safe")
         address = os.environ.get("RAY_ADDRESS")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if address:
-            folders = [str(Path(importlib.import_module(name).__path__[0])) for name in _PACKAGES]
-            ray.init(address=address, runtime_env={"py_modules": folders}, **quiet)
-        else:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                object_store_memory=OBJECT_STORE_BYTES,
-                **quiet,
-            )
+        with _keeping_sigterm():
+            if address:
+                folders = [str(Path(importlib.import_module(name).__path__[0])) for name in _PACKAGES]
+                ray.init(address=address, runtime_env={"py_modules": folders}, **quiet)
+            else:
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    _node_ip_address="127.0.0.1",
+                    object_store_memory=OBJECT_STORE_BYTES,
+                    **quiet,
+                )
     try:
         yield RayExecutor(stall_seconds)
     finally:
         if started:
             ray.shutdown()
+
+
+@contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Leaves SIGTERM to the job: ``ray.init`` gives it a handler of its own, which ends the process with status 15."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:
+            raise Interrupted(signal.SIGTERM) from ended
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _error_to_json(error: WamloomError) -> str:
@@ -293,7 +314,8 @@ def _in_flight(attempts: Any) -> str:
 
 
 def _end(feeding: "Future[None]", attempts: Any) -> None:
-    """Ends the pool's work: what is running is killed, what waits is answered without being tried."""
+    """Ends the pool's work: what is running is killed for good, what waits is answered without being tried."""
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it reports each killed actor as its own failure
     for actor in ray.get(attempts.close.remote()):
-        ray.kill(actor, no_restart=False)
+        ray.kill(actor)
     wait([feeding], timeout=END_SECONDS)

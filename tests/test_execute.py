@@ -110,9 +110,7 @@ def test_ray_gives_what_inline_gives(ray_executor: Executor) -> None:
 
 @pytest.mark.ray
 def test_killed_worker_is_retried_and_poison_fails_alone(ray_executor: Executor, tmp_path: Path) -> None:
-    units = [
-        WorkUnit(f"unit{i}", (word, f"second{i}")) for i, word in enumerate(["fine", "once", "always", "fine", "once"])
-    ]
+    units = [WorkUnit(f"unit{i}", (word, f"second{i}")) for i, word in enumerate(["fine", "once", "always"])]
     results = _run(units, _spec(Dies, folder=str(tmp_path)), ray_executor)
     kinds = {unit.payload[0]: {o.kind for o in results[unit.unit_id].outcomes} for unit in units}
     assert kinds == {"fine": {"kept"}, "once": {"kept"}, "always": {"failed"}}
