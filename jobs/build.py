@@ -10,6 +10,7 @@ from jobs.run import run_units
 from pipelines.build import BuildPlan, plan_build, publish_build
 from pipelines.lake import Lake
 from pipelines.release import check_target, open_staging, read_manifest
+from pipelines.storage import writing
 from schemas.errors import AlreadyPublished, UnitLost
 from schemas.work import UnitResult
 
@@ -42,7 +43,8 @@ def run(options: BuildOptions) -> Answer:
                 },
             )
             facts = run_units(todo, worker, _stop_if_lost, executor=options.executor, title="build")
-            manifest = publish_build(staging, plan, recipe, ours, {name: version(name) for name in _PACKAGES})
+            with writing(staging.root):
+                manifest = publish_build(staging, plan, recipe, ours, {name: version(name) for name in _PACKAGES})
     except AlreadyPublished:
         return _answer(options, read_manifest(out), 0.0, already=True)
     return _answer(options, manifest, facts.seconds, already=False)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import importlib
 import json
 import logging
@@ -10,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -17,6 +19,7 @@ from jobs import options
 from jobs.options import Answer, read_recipe, read_views
 from jobs.run import Interrupted
 from pipelines import registry
+from pipelines.storage import disk_error
 from schemas.errors import (
     AlreadyPublished,
     CardError,
@@ -34,7 +37,7 @@ _EPILOG = """\
 exit codes:
   0    done; rejections within the recipe's budget are not an error
   2    wrong usage, recipe or card
-  3    the input cannot be read or holds nothing
+  3    the input cannot be read or holds nothing, or the disk cannot be written
   4    finished, but failures exceed the budget, or a unit of work was lost
   5    verification found a problem
   130  interrupted (Ctrl-C); 143: terminated. The same command continues.
@@ -69,6 +72,38 @@ def _index(text: str) -> int:
     return value
 
 
+def _place(text: str) -> str:
+    """A path as typed; what no file system takes, and what would silently mean another place, is refused."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")  # an unset variable must not mean the working folder
+    if "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path")
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is a URL; name a local or mounted folder")
+    try:
+        os.stat(text)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise argparse.ArgumentTypeError(f"{text[:80]!r}: {error.strerror}") from error
+    return text
+
+
+def _new_place(text: str) -> str:
+    """A path that something can be written to: what lies above it is a folder, as far as it is there."""
+    above = Path(_place(text)).absolute().parent
+    while not above.exists() and not above.is_symlink():
+        above = above.parent
+    if not above.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be made: {str(above)!r} is not a folder")
+    return text
+
+
+def _new_file(text: str) -> str:
+    if Path(_new_place(text)).is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
+    return text
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line, for parsing and for the docs."""
     parser = _Parser(
@@ -81,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
 
     sample = _verb(verbs, "sample", "write simulated recordings to try things on", _sample)
-    sample.add_argument("out", metavar="OUT", help="folder to write; sets go to OUT/LAYOUT/ROBOT")
+    sample.add_argument("out", type=_new_place, metavar="OUT", help="folder to write; sets go to OUT/LAYOUT/ROBOT")
     layouts = ", ".join(registry.names("layouts"))
     sample.add_argument("--layout", default="rlds", help=f"how to store them: {layouts} (default: rlds)")
     sample.add_argument("--episodes", type=_count, default=3, metavar="N", help="how many of each robot (default: 3)")
@@ -89,9 +124,9 @@ def make_parser() -> argparse.ArgumentParser:
     _dry_run(sample)
 
     ingest = _verb(verbs, "ingest", "read recordings into the lake, judge them, account for every one", _ingest)
-    ingest.add_argument("locations", nargs="+", metavar="LOCATION", help="folder of recordings")
-    _lake(ingest)
-    ingest.add_argument("--card", help="data set card by name or TOML file (default: recognized from the data)")
+    ingest.add_argument("locations", type=_place, nargs="+", metavar="LOCATION", help="folder of recordings")
+    _lake(ingest, _new_place)
+    ingest.add_argument("--card", type=_place, help="data set card by name or TOML file (default: recognized from the data)")
     _recipe(ingest)
     ingest.add_argument("--retry", action="store_true", help="take failed and rejected episodes up again")
     _dry_run(ingest)
@@ -101,8 +136,8 @@ def make_parser() -> argparse.ArgumentParser:
     _lake(encode)
     encoders = ", ".join(registry.names("encoders"))
     encode.add_argument("--encoder", metavar="NAME", help=f"{encoders} (default: the recipe's, wavelet)")
-    encode.add_argument("--weights", metavar="PATH", help="folder with the encoder's weights")
-    encode.add_argument("--views", metavar="RECIPE", help="TOML file with the keys of [views]")
+    encode.add_argument("--weights", type=_place, metavar="PATH", help="folder with the encoder's weights")
+    encode.add_argument("--views", type=_place, metavar="RECIPE", help="TOML file with the keys of [views]")
     encode.add_argument("--where", default="", metavar="EXPR", help="only episodes for which this SQL filter holds")
     _recipe(encode)
     _dry_run(encode)
@@ -110,7 +145,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     build = _verb(verbs, "build", "write a release that trainers read with their own loaders", _build)
     _lake(build)
-    build.add_argument("--out", required=True, metavar="RELEASE", help="folder of the release")
+    build.add_argument("--out", required=True, type=_new_place, metavar="RELEASE", help="folder of the release")
     formats = ", ".join(registry.names("formats"))
     build.add_argument("--format", nargs="+", action="extend", metavar="NAME", help=f"one or more of: {formats}")
     build.add_argument("--where", metavar="EXPR", help="only episodes for which this SQL filter holds")
@@ -123,7 +158,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     report = _verb(verbs, "report", "write one HTML page: what is in the data and what is wrong with it", _report)
     _target(report)
-    report.add_argument("--out", required=True, metavar="FILE.html", help="file to write")
+    report.add_argument("--out", required=True, type=_new_file, metavar="FILE.html", help="file to write")
     _dry_run(report)
 
     status = _verb(verbs, "status", "say what the lake holds", _status)
@@ -146,16 +181,16 @@ def _verb(verbs: Any, name: str, meaning: str, call: Callable[[argparse.Namespac
     return parser
 
 
-def _lake(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--lake", required=True, metavar="LAKE", help="folder of the lake")
+def _lake(parser: argparse.ArgumentParser, kind: Callable[[str], str] = _place) -> None:
+    parser.add_argument("--lake", required=True, type=kind, metavar="LAKE", help="folder of the lake")
 
 
 def _target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", metavar="LAKE|RELEASE", help="folder of a lake or of a release")
+    parser.add_argument("target", type=_place, metavar="LAKE|RELEASE", help="folder of a lake or of a release")
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", metavar="FILE", help="TOML file of choices; docs/recipes.md lists them")
+    parser.add_argument("--recipe", type=_place, metavar="FILE", help="TOML file of choices; docs/recipes.md lists them")
     parser.add_argument(
         "--set",
         action="append",
@@ -257,6 +292,15 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
     raise Interrupted(number)
 
 
+def _end_with(error: WamloomError, as_json: bool) -> int:
+    code = exit_code_of(error)
+    _print_error(f"{error.where}: {error.message}" if error.where else error.message, error.hint)
+    if as_json:
+        facts = {"error": error.message, "where": error.where, "hint": error.hint, "reason": error.reason}
+        _print_json({**facts, "exit_code": code})
+    return code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; ``wamloom`` is this function."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -278,15 +322,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error("interrupted; what had finished is kept", "the same command continues")
         return interrupted.exit_code
     except WamloomError as error:
-        code = exit_code_of(error)
-        _print_error(f"{error.where}: {error.message}" if error.where else error.message, error.hint)
-        if as_json:
-            facts = {"error": error.message, "where": error.where, "hint": error.hint, "reason": error.reason}
-            _print_json({**facts, "exit_code": code})
-        return code
+        return _end_with(error, as_json)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 0
+    except OSError as error:
+        told = disk_error(error)
+        if told is None:
+            raise
+        return _end_with(told, as_json)
     return answer.exit_code
 
 

@@ -19,6 +19,7 @@ from pipelines.numbers import numbers_of
 from pipelines.release import LINEAGE, UnitFolder
 from pipelines.rows import StoredEpisode
 from pipelines.stats import Stats, normalize, stats_from_json
+from pipelines.storage import writing
 from pipelines.tokenizers import Tokenizer
 from pipelines.video import VideoTools
 from pipelines.windows import sample_windows
@@ -48,6 +49,20 @@ class BuildWorker:
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
         """Writes one unit. Raises WamloomError where the lake is damaged: a planned index must never be left empty."""
+        with writing(self._staging):
+            return self._write(unit)
+
+    @staticmethod
+    def lost(unit: WorkUnit, reason: str, message: str) -> UnitResult:
+        """A build cannot go on without a unit, since its indices are planned; the driver stops on these outcomes."""
+        plan = cast(UnitPlan, unit.payload[0])
+        return UnitResult(unit.unit_id, tuple(Outcome(e.episode_id, "failed", reason, message) for e in plan.episodes))
+
+    def close(self) -> None:
+        """Ends the decoding child."""
+        self._video.close()
+
+    def _write(self, unit: WorkUnit) -> UnitResult:
         plan = cast(UnitPlan, unit.payload[0])
         corner = UnitFolder(self._staging, unit.unit_id, f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
         writers = {
@@ -67,16 +82,6 @@ class BuildWorker:
         outcomes = tuple(Outcome(e.episode_id, "kept", content_id=e.episode_id) for e in plan.episodes)
         steps = float(sum(e.num_steps for e in plan.episodes))
         return UnitResult(unit.unit_id, outcomes, files, (("frames", steps * len(plan.group.views)), ("steps", steps)))
-
-    @staticmethod
-    def lost(unit: WorkUnit, reason: str, message: str) -> UnitResult:
-        """A build cannot go on without a unit, since its indices are planned; the driver stops on these outcomes."""
-        plan = cast(UnitPlan, unit.payload[0])
-        return UnitResult(unit.unit_id, tuple(Outcome(e.episode_id, "failed", reason, message) for e in plan.episodes))
-
-    def close(self) -> None:
-        """Ends the decoding child."""
-        self._video.close()
 
     def _built(self, unit: UnitPlan, plan: EpisodePlan) -> tuple[BuiltEpisode, StoredEpisode]:
         stored = self._lake.episode(plan.episode_id)

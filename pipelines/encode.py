@@ -20,7 +20,7 @@ from pipelines.encoders import Encoder
 from pipelines.lake import Lake
 from pipelines.resample import nearest_at_or_before
 from pipelines.rows import Row, row_sha256
-from pipelines.storage import file_record, fsync_file, fsync_folder
+from pipelines.storage import file_record, fsync_file, fsync_folder, writing
 from pipelines.video import VideoTools
 from pipelines.views import target_size
 from pipelines.windows import clip_frames, num_latent_frames, uncovered
@@ -228,8 +228,12 @@ class EncodeWorker:
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
         """Encodes the unit."""
-        self._staging.mkdir(parents=True, exist_ok=True)
         path = self._staging / f"{unit.unit_id}.arrow"
+        with writing(path):
+            return self._write(unit, path)
+
+    def _write(self, unit: WorkUnit, path: Path) -> UnitResult:
+        self._staging.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         outcomes: list[Outcome] = []
         num_rows = 0

@@ -19,7 +19,7 @@ from pipelines.channels import to_episode
 from pipelines.lake import Lake, quoted
 from pipelines.rows import Row, episode_row, failed_row, outcome_of, staged_table
 from pipelines.sources import Source
-from pipelines.storage import exclusive, file_record, fsync_file, fsync_folder, remove_tree
+from pipelines.storage import file_record, fsync_file, fsync_folder, writing
 from pipelines.video import VideoTools
 from schemas.dataset_card import DatasetCard
 from schemas.embodiment import Embodiment
@@ -238,15 +238,16 @@ class IngestWorker:
 
 def stage_rows(staging: Path, unit_id: str, rows: list[Row]) -> UnitResult:
     """Writes rows durably where the driver finds them; one record batch each, so that it never holds more than it commits."""
-    staging.mkdir(parents=True, exist_ok=True)
     path = staging / f"{unit_id}.arrow"
     partial = path.with_suffix(f".{os.getpid()}.partial")
     table = staged_table(rows)
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table, max_chunksize=1)
-    fsync_file(partial)
-    partial.replace(path)
-    fsync_folder(staging)
+    with writing(path):
+        staging.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table, max_chunksize=1)
+        fsync_file(partial)
+        partial.replace(path)
+        fsync_folder(staging)
     return UnitResult(unit_id, tuple(outcome_of(row) for row in rows), (file_record(path, staging, table.num_rows),))
 
 
@@ -318,6 +319,16 @@ class IngestCommitter:
         """Commits everything that waits. After this returns, those rows survive anything."""
         if not self._waiting:
             return
+        with self._lake.alone():  # what is there already is looked up and then changed
+            fresh = self._commit()
+        self._count(fresh)
+        for result in self._waiting:
+            for record in result.files:
+                (self._staging / record.path).unlink()
+        self._waiting, self._waiting_bytes = [], 0
+
+    def _commit(self) -> set[int]:
+        """Puts what waits into the lake; which of its rows, by position, were new."""
         tables = []
         for result in self._waiting:
             for record in result.files:
@@ -327,12 +338,18 @@ class IngestCommitter:
         ids: list[str] = rows["episode_id"].to_pylist()
         places: list[list[Row]] = rows["locations"].to_pylist()
         outcomes: list[str] = rows["outcome"].to_pylist()
+        self._lake.refresh()
         stale = self._stale(ids, places, outcomes)
-        same_key = [episode_id for episode_id in stale if episode_id in set(ids)]
-        self._lake.remove_episodes(same_key)
-        present = {row["episode_id"] for row in self._present(ids)}
+        before = self._rows(["locations"], stale)
+        read_now = {(place["location"], place["key"]) for located in places for place in located}
+        # First: a run killed between the two finds an unknown place and reads it; the other way round, two rows stay.
+        self._lake.remove_episodes(stale)
+        present = {row["episode_id"] for row in self._rows([], ids)}
         fresh: list[int] = []
-        additions: dict[str, list[Row]] = {}
+        additions: dict[str, list[Row]] = {
+            row["episode_id"]: [p for p in row["locations"] if (p["location"], p["key"]) not in read_now]
+            for row in before
+        }
         seen = set(present)
         for index, episode_id in enumerate(ids):
             if episode_id in seen:
@@ -342,12 +359,7 @@ class IngestCommitter:
                 fresh.append(index)
         self._lake.insert("episodes", rows.take(fresh))
         self._lake.add_locations(additions)
-        self._lake.remove_episodes([episode_id for episode_id in stale if episode_id not in set(same_key)])
-        self._count(set(fresh))
-        for result in self._waiting:
-            for record in result.files:
-                (self._staging / record.path).unlink()
-        self._waiting, self._waiting_bytes = [], 0
+        return set(fresh)
 
     def _stale(self, ids: Sequence[str], places: Sequence[list[Row]], outcomes: Sequence[str]) -> list[str]:
         """Rows that this batch replaces: an earlier failure or rejection of the same place."""
@@ -360,9 +372,11 @@ class IngestCommitter:
                 stale[before.episode_id] = None
         return list(stale)
 
-    def _present(self, ids: Sequence[str]) -> list[Row]:
+    def _rows(self, columns: Sequence[str], ids: Sequence[str]) -> list[Row]:
+        if not ids:
+            return []
         wanted = ", ".join(quoted(episode_id) for episode_id in dict.fromkeys(ids))
-        return self._lake.rows("episodes", ["outcome"], f"episode_id in ({wanted})")
+        return self._lake.rows("episodes", columns, f"episode_id in ({wanted})")
 
     def _count(self, fresh: set[int]) -> None:
         index = 0
@@ -392,20 +406,3 @@ class IngestCommitter:
                 "account",
             )
         return self.totals
-
-
-def sweep(lake: Lake, run: str) -> None:
-    """Removes what runs that are no more left in staging. A run holds the lock of its own folder while it lives."""
-    if not lake.staging.is_dir():
-        return
-    for folder in sorted(lake.staging.iterdir()):
-        if not folder.is_dir() or folder.name == run:
-            continue
-        lock = lake.staging / f"{folder.name}.lock"
-        try:
-            with exclusive(lock, "staging"):
-                remove_tree(folder)
-                lock.unlink()
-        except LakeError as error:
-            if error.reason != "busy":
-                raise

@@ -6,7 +6,7 @@ whose answer was lost is "unknown": look up, then prepare afresh. Lance does not
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +15,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.rows import META_COLUMNS, Row, StoredEpisode, stored_episode
-from pipelines.storage import files_under, fsync_file, fsync_folder
+from pipelines.storage import exclusive, files_under, fsync_file, fsync_folder
 from schemas.errors import LakeError
 from schemas.fingerprint import bytes_sha256
 from schemas.tables import BLOB_COLUMNS, BLOB_PREFIX, EPISODE_FIELDS, LATENTS, TEXTS
 
 _STORAGE_VERSION: Literal["2.2"] = "2.2"  # the first with nested streams and nullable blobs together
+LOCK = "lock"
+"""File in staging that is held while rows are changed, or while staging is swept."""
 _COMMIT_TRIES = 6
+_COMMIT_HINT = "check space and rights, then run the same command again: what was committed is kept"
 _TABLES: dict[str, tuple[str, pa.Schema]] = {
     "episodes": ("episode_id", pa.schema([*EPISODE_FIELDS, *(lance.blob_field(name) for name in BLOB_COLUMNS)])),
     "latents": ("latent_id", LATENTS),
@@ -72,15 +75,17 @@ class Lake:
                 )
         for name, (_, schema) in _TABLES.items():
             path = lake._path(name)
-            if not (path / "_versions").is_dir():
+            if not _has_version(path):
                 try:
                     lance.write_dataset(
                         schema.empty_table(), str(path), schema=schema, data_storage_version=_STORAGE_VERSION
                     )
                 except _COMMIT_ERRORS as error:
                     # Two first runs at once: the other one made it.
-                    if not (path / "_versions").is_dir():
-                        raise LakeError(f"cannot make the table {name}: {error}", str(path)) from error
+                    if not _has_version(path):
+                        raise LakeError(
+                            f"cannot make the table {name}: {error}", str(path), _COMMIT_HINT, "commit"
+                        ) from error
                 lake._sync(path, set())
         return lake
 
@@ -119,6 +124,16 @@ class Lake:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keeps other runs that ask for the same away, waiting for them first; the kernel frees it when we die.
+
+        ``insert`` needs nobody kept away. Reading a row and then changing it does: of two runs that each add a place to
+        one row, the later would undo the earlier.
+        """
+        with exclusive(self.staging / LOCK, "the lake", wait=True):
+            yield
+
     def insert(self, name: str, rows: pa.Table) -> int:
         """Adds the rows whose key is not there yet and returns how many those were; one atomic version."""
         key, schema = _TABLES[name]
@@ -135,11 +150,7 @@ class Lake:
                 dataset.merge_insert(key).when_not_matched_insert_all().execute(_to_lance(missing, schema))
             except _COMMIT_ERRORS as error:
                 if attempt == _COMMIT_TRIES:
-                    raise LakeError(
-                        f"cannot commit to {name}: {error}",
-                        str(path),
-                        "check space and rights, then run the same command again",
-                    ) from error
+                    raise LakeError(f"cannot commit to {name}: {error}", str(path), _COMMIT_HINT, "commit") from error
                 continue  # lost race or lost answer alike: look again, and prepare afresh what is still missing
             self._sync(path, before)
             self._open.pop(name, None)
@@ -147,39 +158,32 @@ class Lake:
         return 0
 
     def add_locations(self, additions: dict[str, list[Row]]) -> int:
-        """Adds places to the rows of known content; returns how many rows changed."""
-        if not additions:
-            return 0
-        self._open.pop("episodes", None)
-        dataset = self.table("episodes")
-        wanted = ", ".join(quoted(episode_id) for episode_id in additions)
-        found = dataset.to_table(columns=["episode_id", "locations"], filter=f"episode_id in ({wanted})").to_pylist()
-        changed: list[Row] = []
-        for row in found:
-            places = list(row["locations"])
-            for addition in additions[row["episode_id"]]:
-                places = [p for p in places if (p["location"], p["key"]) != (addition["location"], addition["key"])]
-                places.append(addition)
-            places.sort(key=lambda place: (place["location"], place["key"]))
-            if places != row["locations"]:
-                changed.append({"episode_id": row["episode_id"], "locations": places})
-        if changed:
-            schema = pa.schema([dataset.schema.field("episode_id"), dataset.schema.field("locations")])
-            before = set(files_under(self._path("episodes")))
-            dataset.merge_insert("episode_id").when_matched_update_all().execute(pa.Table.from_pylist(changed, schema))
-            self._sync(self._path("episodes"), before)
-            self._open.pop("episodes", None)
-        return len(changed)
+        """Adds places to the rows of known content; returns how many rows changed. Call it while ``alone``."""
+        return self._change("episodes", lambda dataset: _add_locations(dataset, additions)) if additions else 0
 
     def remove_episodes(self, episode_ids: Sequence[str]) -> None:
-        """Deletes rows by key: the failed or rejected row of an episode that was taken up again."""
+        """Deletes rows by key: the failed or rejected row of an episode that was taken up again. Call it while ``alone``."""
         if episode_ids:
-            before = set(files_under(self._path("episodes")))
-            self._open.pop("episodes", None)
             wanted = ", ".join(quoted(episode_id) for episode_id in episode_ids)
-            self.table("episodes").delete(f"episode_id in ({wanted})")
-            self._sync(self._path("episodes"), before)
-            self._open.pop("episodes", None)
+            self._change("episodes", lambda dataset: _delete(dataset, f"episode_id in ({wanted})"))
+
+    def _change(self, name: str, change: Callable[[lance.LanceDataset], int]) -> int:
+        """What ``change`` returns; it is called afresh after a failed commit, which may or may not have been one."""
+        path = self._path(name)
+        before = set(files_under(path))
+        for attempt in range(1, _COMMIT_TRIES + 1):
+            self._open.pop(name, None)
+            dataset = self.table(name)
+            try:
+                changed = change(dataset)
+            except _COMMIT_ERRORS as error:
+                if attempt == _COMMIT_TRIES:
+                    raise LakeError(f"cannot change {name}: {error}", str(path), _COMMIT_HINT, "commit") from error
+                continue
+            self._sync(path, before)
+            self._open.pop(name, None)
+            return changed
+        return 0
 
     @staticmethod
     def _present(dataset: lance.LanceDataset, key: str, values: pa.ChunkedArray) -> pa.Array:
@@ -265,7 +269,35 @@ class Lake:
 
 def is_lake(folder: str | Path) -> bool:
     """Whether ``folder`` holds the tables of a lake."""
-    return all((Path(folder) / f"{name}.lance" / "_versions").is_dir() for name in _TABLES)
+    return all(_has_version(Path(folder) / f"{name}.lance") for name in _TABLES)
+
+
+def _has_version(table: Path) -> bool:
+    """Whether there is a table: a run that was killed while it made one leaves a folder without a version."""
+    return any((table / "_versions").glob("*.manifest"))
+
+
+def _add_locations(dataset: lance.LanceDataset, additions: dict[str, list[Row]]) -> int:
+    wanted = ", ".join(quoted(episode_id) for episode_id in additions)
+    found = dataset.to_table(columns=["episode_id", "locations"], filter=f"episode_id in ({wanted})").to_pylist()
+    changed: list[Row] = []
+    for row in found:
+        places = list(row["locations"])
+        for addition in additions[row["episode_id"]]:
+            places = [p for p in places if (p["location"], p["key"]) != (addition["location"], addition["key"])]
+            places.append(addition)
+        places.sort(key=lambda place: (place["location"], place["key"]))
+        if places != row["locations"]:
+            changed.append({"episode_id": row["episode_id"], "locations": places})
+    if changed:
+        schema = pa.schema([dataset.schema.field("episode_id"), dataset.schema.field("locations")])
+        dataset.merge_insert("episode_id").when_matched_update_all().execute(pa.Table.from_pylist(changed, schema))
+    return len(changed)
+
+
+def _delete(dataset: lance.LanceDataset, condition: str) -> int:
+    dataset.delete(condition)
+    return 0
 
 
 def _first_of_each_key(rows: pa.Table, key: str) -> pa.Table:

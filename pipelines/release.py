@@ -4,6 +4,8 @@ While a build runs, everything lies in ``<release>.staging``. When every unit ha
 manifest are written there, and the folder is renamed to its name at once: a release is there whole or not at all.
 """
 
+import contextlib
+import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,13 +25,15 @@ from pipelines.storage import (
     remove_tree,
     write_durably,
 )
-from schemas.errors import AlreadyPublished, ReleaseError, ReleaseMismatch
+from schemas.errors import AlreadyPublished, LakeError, ReleaseError, ReleaseMismatch
 from schemas.work import FileRecord
 
 MANIFEST = "manifest.json"
 LINEAGE = "lineage"
 """Folder of a release with one Parquet file per unit: the walk from every step back to source row and frames."""
 _PLAN = "plan.json"
+_TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+"""What a rename answers where something lies at the new name."""
 
 
 def is_release(folder: str | Path) -> bool:
@@ -63,6 +67,7 @@ class Staging:
         """Use ``open_staging``."""
         self.release = release
         self.root = release.with_name(release.name + ".staging")
+        self.lock = release.with_name(release.name + ".staging.lock")
         self.files = self.root / "files"
         self._fingerprint = build_fingerprint
 
@@ -98,6 +103,8 @@ class Staging:
         try:
             self.files.rename(self.release)
         except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
             raise ReleaseMismatch(
                 f"something came to lie at the release's place: {error}", str(self.release), "give --out another folder"
             ) from error
@@ -116,16 +123,30 @@ def open_staging(release: Path, build_fingerprint: str) -> Iterator[Staging]:
 
     Raises AlreadyPublished where this very release is there, ReleaseMismatch where another one or other things are.
     """
-    check_target(release, build_fingerprint)
     staging = Staging(release, build_fingerprint)
-    with exclusive(release.with_name(release.name + ".staging.lock"), f"the release {release.name}"):
+    try:
+        check_target(release, build_fingerprint)
+    except AlreadyPublished:
+        if staging.root.exists() or staging.lock.exists():
+            # of a run that was killed after the release had its name, unless one is just now clearing away
+            with contextlib.suppress(LakeError), _held(staging):
+                remove_tree(staging.root)
+        raise
+    with _held(staging):
         check_target(release, build_fingerprint)
         staging._begin()
+        yield staging
+
+
+@contextmanager
+def _held(staging: Staging) -> Iterator[None]:
+    """Holds the lock of a working folder, which goes with the folder."""
+    with exclusive(staging.lock, f"the release {staging.release.name}"):
         try:
-            yield staging
+            yield
         finally:
             if not staging.root.exists():
-                release.with_name(release.name + ".staging.lock").unlink(missing_ok=True)
+                staging.lock.unlink(missing_ok=True)
 
 
 def check_target(release: Path, build_fingerprint: str) -> None:

@@ -1,16 +1,27 @@
 """Files on a local disk: durable writes, hashes, and paths that stay under their root."""
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from schemas.errors import LakeError, SourceError
+from schemas.errors import LakeError, SourceError, WamloomError
 from schemas.work import FileRecord
 
 MAX_PATH_CHARS = 1024
-_BLOCK_BYTES = 1 << 20
+_AGAIN = "then run the same command again: what had finished is kept"
+_PLACE_ERRORS = {
+    errno.ENOSPC: ("no_space", f"make room on that disk, {_AGAIN}"),
+    errno.EDQUOT: ("no_space", f"the quota is used up; make room, {_AGAIN}"),
+    errno.EFBIG: ("file_too_large", f"raise the limit on file sizes (ulimit -f), {_AGAIN}"),
+    errno.EROFS: ("read_only", "name a folder on a disk that can be written"),
+    errno.EACCES: ("no_rights", f"give this user the rights to it, {_AGAIN}"),
+    errno.EPERM: ("no_rights", f"give this user the rights to it, {_AGAIN}"),
+    errno.EIO: ("disk_error", f"the disk or its connection fails; mend it, {_AGAIN}"),
+}
+"""What a disk says that is no defect of ours: reason and hint."""
 
 
 def inside(root: str | Path, relative: str) -> Path:
@@ -62,6 +73,31 @@ def fsync_folder(path: Path) -> None:
     fsync_file(path)
 
 
+def disk_error(error: OSError, place: Path | None = None) -> WamloomError | None:
+    """``error`` as one a user can act on, if it says that the disk is full, read-only, failing or not ours; else None.
+
+    ``place`` is what was being written, for errors that do not name a file themselves.
+    """
+    known = _PLACE_ERRORS.get(error.errno or 0)
+    if known is None:
+        return None
+    reason, hint = known
+    named = error.filename if isinstance(error.filename, str | os.PathLike) else place
+    return WamloomError(os.strerror(error.errno or 0), "" if named is None else os.fspath(named), hint, reason)
+
+
+@contextlib.contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Raises what a full, read-only or failing disk answers as a WamloomError that names the file, or else ``place``."""
+    try:
+        yield
+    except OSError as error:
+        told = disk_error(error, place)
+        if told is None:
+            raise
+        raise told from error
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """``data`` under ``path``, whole or not at all, replacing what was there; fsynced with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,14 +129,17 @@ def publish_once(path: Path, data: bytes) -> bool:
 
 
 @contextlib.contextmanager
-def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock file for one writer at a time; the kernel frees it when its holder dies. Raises LakeError if taken."""
+def exclusive(path: Path, what: str, wait: bool = False) -> Iterator[None]:
+    """Holds a lock file for one writer at a time; the kernel frees it when its holder dies.
+
+    Where it is taken, raises LakeError with reason ``busy``, or waits until it is free.
+    """
     import fcntl
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise LakeError(
                 f"another run is writing {what}",
