@@ -8,7 +8,16 @@ from typing import Any
 
 from jobs.execute import ExecutorName
 from schemas.errors import RecipeError, UsageError
-from schemas.recipes import BuildRecipe, EncodeRecipe, IngestRecipe, Recipe, ViewsRecipe, load_recipe, validate_model
+from schemas.recipes import (
+    BuildRecipe,
+    EncodeRecipe,
+    IngestRecipe,
+    Recipe,
+    ViewsRecipe,
+    load_recipe,
+    parse_toml,
+    validate_model,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,8 @@ class VerifyOptions:
     """Of ``wamloom verify``."""
 
     target: str
+    lake: str | None = None
+    readers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +133,7 @@ def read_views(path: str | None) -> dict[str, Any] | None:
     """The keys of a views recipe file, checked; None for None. Raises RecipeError."""
     if path is None:
         return None
-    try:
-        values = tomllib.loads(_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"not valid TOML: {error}", path, "see docs/recipes.md for a complete example") from error
+    values = parse_toml(_text(path), path)
     validate_model(ViewsRecipe, values, path)
     return values
 
@@ -142,7 +150,7 @@ def _text(path: str) -> str:
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text  # a bare word is a string: quotes would be lost in most shells
 
 

@@ -79,8 +79,9 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     """
     if not recipe.formats:
         raise RecipeError("no format is named", hint=f"known: {', '.join(registry.names('formats'))}")
-    condition = f"outcome = 'kept' and ({recipe.where})" if recipe.where else "outcome = 'kept'"
-    ids = [(row["episode_id"], row["row_sha256"]) for row in lake.rows("episodes", ["row_sha256"], condition)]
+    # not joined into one condition: a filter with a bracket of its own would reach episodes that were not kept
+    rows = lake.rows("episodes", ["outcome", "row_sha256"], recipe.where)
+    ids = [(row["episode_id"], row["row_sha256"]) for row in rows if row["outcome"] == "kept"]
     if not ids:
         raise LakeError(
             "no kept episode matches",
@@ -260,7 +261,7 @@ def _choose_latents(lake: Lake, recipe: BuildRecipe, episode_ids: Sequence[str])
     rows = lake.rows("latents", ["episode_id", "slot", "encoder_fingerprint", "views_fingerprint"], condition)
     wanted = set(episode_ids)
     choices = sorted({(r["encoder_fingerprint"], r["views_fingerprint"]) for r in rows if r["episode_id"] in wanted})
-    run = f"wamloom encode --lake {lake.root.name} --encoder {recipe.encoder} --rate {rate}"
+    run = f"wamloom encode --lake {lake.root.name} --encoder {recipe.encoder} --set rate={rate}"
     if not choices:
         raise LakeError(
             f"the lake has no {recipe.encoder} latents at rate {rate}", str(lake.root), f"run `{run}`", "no_latents"

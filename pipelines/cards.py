@@ -152,7 +152,7 @@ def _validate[M: BaseModel](kind: type[M], place: Traversable, where: str) -> M:
         values: dict[str, Any] = tomllib.loads(data.decode())
     except OSError as error:
         raise CardError(f"the card cannot be read: {error.strerror}", where, "grant reading rights") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise CardError(f"not valid TOML: {error}", where, "see docs/cards.md for a complete example") from error
     try:
         return validate_model(kind, values, where)

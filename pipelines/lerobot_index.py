@@ -99,14 +99,14 @@ def read_info(root: Path) -> Info:
     if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
         raise wrong("features is not a table of features")
     try:
-        fps = parse_rate(info.get("fps", 0))
+        fps = parse_rate("" if isinstance(info.get("fps"), bool) else info.get("fps", 0))
     except RecipeError as error:
         raise wrong(f"fps: {error.message}") from error
-    chunks_size = info.get("chunks_size") or 1000
+    chunks_size = 1000 if info.get("chunks_size") is None else info["chunks_size"]
     total = info.get("total_episodes")
-    if not isinstance(chunks_size, int) or chunks_size < 1:
+    if not isinstance(chunks_size, int) or isinstance(chunks_size, bool) or chunks_size < 1:
         raise wrong(f"chunks_size is {chunks_size!r}")
-    if total is not None and (not isinstance(total, int) or total < 0):
+    if total is not None and (not isinstance(total, int) or isinstance(total, bool) or total < 0):
         raise wrong(f"total_episodes is {total!r}")
     is_v3 = version == "v3.0"
     data_path = info.get("data_path") or (_DATA_V3 if is_v3 else _DATA_V2)
@@ -182,12 +182,12 @@ def _episodes_v2(root: Path, info: Info) -> Iterator[IndexedEpisode]:
     path = root / "meta" / "episodes.jsonl"
     for number, row in _json_lines(path):
         try:
-            index, length = _count(row, "episode_index"), _count(row, "length")
+            index, length, tasks = _count(row, "episode_index"), _count(row, "length"), _texts(row.get("tasks"))
         except (KeyError, ValueError) as error:
             message = f"line {number} is not understood: {error!r}"
             raise SourceError(message[:300], str(path), _META_HINT, "bad_index") from error
         data, videos = v2_paths(info, index)
-        yield IndexedEpisode(index, length, data, _texts(row.get("tasks")), videos)
+        yield IndexedEpisode(index, length, data, tasks, videos)
 
 
 def _episodes_v3(root: Path, info: Info) -> Iterator[IndexedEpisode]:
@@ -203,6 +203,7 @@ def _episodes_v3(root: Path, info: Info) -> Iterator[IndexedEpisode]:
             try:
                 index, length = _count(row, "episode_index"), _count(row, "length")
                 chunk, file = _count(row, "data/chunk_index"), _count(row, "data/file_index")
+                tasks = _texts(row.get("tasks"))
                 span = None
                 if row.get("dataset_from_index") is not None and row.get("dataset_to_index") is not None:
                     span = (_count(row, "dataset_from_index"), _count(row, "dataset_to_index"))
@@ -221,7 +222,7 @@ def _episodes_v3(root: Path, info: Info) -> Iterator[IndexedEpisode]:
                 message = f"the row of episode {row.get('episode_index')} is not understood: {error!r}"
                 raise SourceError(message[:300], str(path), _META_HINT, "bad_index") from error
             data = fill(info.data_path, _v3_values(index, info, "", {"chunk_index": chunk, "file_index": file}))
-            yield IndexedEpisode(index, length, data, _texts(row.get("tasks")), videos, starts, span)
+            yield IndexedEpisode(index, length, data, tasks, videos, starts, span)
 
 
 def _v3_values(episode: int, info: Info, key: str, place: Mapping[str, int]) -> dict[str, int | str]:
@@ -241,12 +242,18 @@ def read_tasks(root: Path, info: Info) -> dict[int, str]:
         for row in _parquet_rows(path) if path.exists() else ():
             texts = [value for name, value in row.items() if name != "task_index" and isinstance(value, str)]
             text = row.get("task", row.get("__index_level_0__", texts[0] if texts else None))
-            tasks[_task_number(row, path)] = str(text)
+            tasks[_task_number(row, path)] = _task_text(text, path)
         return tasks
     path = root / "meta" / "tasks.jsonl"
     for _, row in _json_lines(path) if path.exists() else ():
-        tasks[_task_number(row, path)] = str(row.get("task"))
+        tasks[_task_number(row, path)] = _task_text(row.get("task"), path)
     return tasks
+
+
+def _task_text(value: Any, path: Path) -> str:
+    if value is not None and not isinstance(value, str):
+        raise SourceError(f"a task is {value!r}, not a text"[:300], str(path), _META_HINT, "bad_index")
+    return value or ""
 
 
 def _task_number(row: Mapping[str, Any], path: Path) -> int:
@@ -311,4 +318,7 @@ def _count(row: Mapping[str, Any], name: str) -> int:
 def _texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
-    return tuple(str(text) for text in value) if isinstance(value, list) else ()
+    texts = value if isinstance(value, list) else []
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise ValueError(f"tasks is {value!r}")
+    return tuple(text or "" for text in texts)

@@ -17,8 +17,11 @@ _PACKAGES = {
     "tokenizers": "pipelines.tokenizers",
     "formats": "pipelines.formats",
     "layouts": "pipelines.layouts",
+    "readers": "pipelines.readers",
     "checks": "validation.checks",
 }
+_EXPORTS = {"sources": "SOURCE", "encoders": "load", "tokenizers": "fit", "formats": "FORMAT", "layouts": "write"}
+"""What tells a member from any other module that a dotted name can lead to."""
 
 
 def names(family: str) -> list[str]:
@@ -33,10 +36,16 @@ def load(family: str, name: str) -> ModuleType:
     Raises UsageError naming the known members.
     """
     if "." in name:
+        hint = f"known: {', '.join(names(family))}; or a module of your own, package.module"
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise UsageError(f"{name!r} is no name for {family}", hint=hint)
         try:
-            return importlib.import_module(name)
+            module = importlib.import_module(name)
         except ModuleNotFoundError as error:
-            raise UsageError(f"no module {name!r} for {family}", hint=f"known: {', '.join(names(family))}") from error
+            raise UsageError(f"no module {name!r} for {family}", hint=hint) from error
+        if not hasattr(module, _EXPORTS.get(family, "__name__")):
+            raise UsageError(f"the module {name!r} is not one of {family}: it has no {_EXPORTS[family]}", hint=hint)
+        return module
     known = names(family)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

@@ -87,7 +87,7 @@ def failed_row(ref: EpisodeRef, error: WamloomError, recipe_fingerprint: str, ve
         "reason": error.reason,
         "message": error.message,
         "where": error.where or ref.where,
-        "hint": error.hint,
+        "hint": error.hint or "fetch or record it again, then ingest with --retry",
     }
     return row
 

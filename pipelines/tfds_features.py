@@ -64,7 +64,7 @@ def parse_features(tree: Mapping[str, Any], where: str) -> tuple[list[Feature], 
 
     try:
         walk(tree, "", False, (), 0)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise SourceError(f"features.json is not understood: {error}", where, _HINT, "bad_index") from error
     if len(steps) != 1:
         found = f"several sequences ({', '.join(steps)})" if steps else "no sequence of steps"
@@ -136,7 +136,7 @@ def parse_example(payload: bytes, where: str) -> Mapping[str, Any]:
         example = _example_class().FromString(payload)
     except ProtobufError as error:
         raise CorruptEpisode(
-            f"the record is not a tf.train.Example: {error}", where, reason="corrupt_record"
+            f"the record is not a tf.train.Example: {error}", where, "fetch the shard again", "corrupt_record"
         ) from error
     features: Mapping[str, Any] = example.features.feature
     return features

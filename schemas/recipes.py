@@ -168,17 +168,23 @@ def load_recipe[R: Recipe](kind: type[R], text: str, where: str, overrides: dict
 
     Raises RecipeError that names the file, the key, and the nearest known key.
     """
+    return validate_model(kind, _merge(parse_toml(text, where), overrides or {}), where)
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """The table in ``text``. Raises RecipeError, also for numbers and nesting beyond what Python reads."""
     try:
-        values: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"not valid TOML: {error}", where, "see docs/recipes.md for a complete example") from error
-    return validate_model(kind, _merge(values, overrides or {}), where)
 
 
 def validate_model[M: BaseModel](kind: type[M], values: dict[str, Any], where: str) -> M:
     """``values`` as ``kind``; raises RecipeError naming the key in question and the nearest known one."""
     try:
         return kind.model_validate(values)
+    except RecipeError as error:  # a rate that is none
+        raise RecipeError(error.message, error.where or where, error.hint, error.reason) from error
     except ValidationError as error:
         errors = error.errors(include_url=False)
         # a misspelt key is also a missing one; the spelling is what helps

@@ -64,8 +64,9 @@ class LeRobotSource:
         info = lerobot_index.read_info(root)
         episodes = lerobot_index.read_episodes(root, info)
         absent = _absent_cameras(root, info, episodes)
+        tasks_damage = _tasks_damage(root, info)
         listed = {episode.index for episode in episodes}
-        refs = [self._ref(root, info, episode, absent) for episode in episodes]
+        refs = [self._ref(root, info, episode, absent, tasks_damage) for episode in episodes]
         known = {episode.data for episode in episodes}
         promised = info.total_episodes or 0
         if promised > len(listed) + _MAX_UNLISTED:
@@ -90,7 +91,9 @@ class LeRobotSource:
             else:
                 videos = lerobot_index.v2_paths(info, index)[1]
                 note = "the index does not list this episode; found by its data file"
-                refs.append(self._ref(root, info, IndexedEpisode(index, -1, relative, (), videos), absent, note))
+                refs.append(
+                    self._ref(root, info, IndexedEpisode(index, -1, relative, (), videos), absent, tasks_damage, note)
+                )
         for relative in stray:
             message = "no episode of the index belongs to this data file"
             refs.append(self._broken(root, info, f"unlisted/{relative}", relative, "not_in_index", message))
@@ -111,7 +114,13 @@ class LeRobotSource:
         return _Reading(ref, root, info, facts, limits, video).episode()
 
     def _ref(
-        self, root: Path, info: Info, episode: IndexedEpisode, absent: frozenset[str], note: str = ""
+        self,
+        root: Path,
+        info: Info,
+        episode: IndexedEpisode,
+        absent: frozenset[str],
+        tasks_damage: str,
+        note: str = "",
     ) -> EpisodeRef:
         facts = {
             "index": episode.index,
@@ -123,6 +132,7 @@ class LeRobotSource:
             "rows": episode.rows,
             "absent": sorted(absent),
             "note": note,
+            "tasks_damage": tasks_damage,
         }
         return EpisodeRef(
             source=self.name,
@@ -169,6 +179,15 @@ def _absent_cameras(root: Path, info: Info, episodes: Sequence[IndexedEpisode]) 
     return frozenset(cameras) - with_files
 
 
+def _tasks_damage(root: Path, info: Info) -> str:
+    """What is wrong with the table of tasks; "" where it reads. Only episodes that need it fail for it."""
+    try:
+        lerobot_index.read_tasks(root, info)
+    except SourceError as error:
+        return f"{error.where}: {error.message}"
+    return ""
+
+
 def _data_files(root: Path) -> list[str]:
     """Files under ``data`` that are Parquet by name or by their first four bytes."""
     found: list[str] = []
@@ -210,6 +229,10 @@ class _Reading:
         for key in self._facts["absent"]:
             message = f"{key} is declared, but no episode of the set has a file for it"
             self._findings.append(Finding("declared_camera_without_files", Severity.WARNING, key, message))
+        if self._facts["tasks_damage"]:
+            self._findings.append(
+                Finding("damaged_tasks", Severity.WARNING, "tasks", self._facts["tasks_damage"][:500])
+            )
         if self._facts["note"]:
             self._findings.append(Finding("not_in_index", Severity.WARNING, self._ref.key, self._facts["note"]))
         for relative in (self._facts["data"], *self._facts["videos"].values()):

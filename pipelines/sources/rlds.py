@@ -42,6 +42,8 @@ from schemas.recipes import Limits
 _SHARD = re.compile(r"^(?P<stem>.+)\.tfrecord-(?P<index>\d{5,})-of-(?P<total>\d{5,})$")
 _INFO, _FEATURES = "dataset_info.json", "features.json"
 _MAX_RECORDS = 100_000_000
+_MAX_MISSING = 200_000
+"""Each record that is promised and not there gets a row; more than these are a damaged index."""
 _MAX_ATTRIBUTE_VALUES = 4096
 
 
@@ -77,8 +79,11 @@ class RldsSource:
         dataset = str(info.get("name") or root.parent.name) if info else root.parent.name or root.name
         version = str(info.get("version") or root.name) if info else root.name
         refs: list[EpisodeRef] = []
+        missing = 0
         for shard in _shards(root, info):
-            refs += _shard_refs(root, dataset, version, shard, counted=info is not None)
+            found, fewer = _shard_refs(root, dataset, version, shard, counted=info is not None)
+            refs += found
+            missing = _checked_missing(missing + fewer, root)
         if len({ref.key for ref in refs}) != len(refs):
             hint = "two files claim to be the same shard; remove the one that does not belong"
             raise SourceError("shards overlap", str(root), hint, "bad_index")
@@ -158,9 +163,10 @@ def _shards(root: Path, info: dict[str, Any] | None) -> list[_Shard]:
             if info is None:
                 totals.setdefault(stem, (total, set()))[1].add(index)
     for stem, (total, found) in totals.items():
+        _checked_missing(total - len(found), root)
         shards += [
             _Shard(stem.rpartition("-")[2], index, f"{stem}.tfrecord-{index:05d}-of-{total:05d}", None)
-            for index in sorted(set(range(min(total, _MAX_RECORDS))) - found)
+            for index in sorted(set(range(total)) - found)
         ]
     return shards
 
@@ -197,7 +203,16 @@ def _shard_name(template: str, dataset: str, split: str, index: int, total: int)
     return re.sub(r"\{([A-Z_]+)\}", lambda match: values.get(match[1], match[0]), template)
 
 
-def _shard_refs(root: Path, dataset: str, version: str, shard: _Shard, counted: bool) -> list[EpisodeRef]:
+def _checked_missing(count: int, root: Path) -> int:
+    if count > _MAX_MISSING:
+        message = f"at least {count} records or shards that the index promises are not there"
+        hint = f"restore {_INFO} and fetch the shards again; up to {_MAX_MISSING} may be missing"
+        raise SourceError(message, str(root), hint, "bad_index")
+    return count
+
+
+def _shard_refs(root: Path, dataset: str, version: str, shard: _Shard, counted: bool) -> tuple[list[EpisodeRef], int]:
+    """What is listed of a shard, and how many of that are records that are promised and not there."""
     path = path_inside(root, shard.name, str(root))
     state = files_state(root, (shard.name, _INFO, _FEATURES))
 
@@ -216,7 +231,8 @@ def _shard_refs(root: Path, dataset: str, version: str, shard: _Shard, counted: 
 
     if not path.is_file():
         message = f"the shard {shard.name} is missing"
-        return [ref(record, 0, problem="missing_file", message=message) for record in range(shard.promised or 1)]
+        gone = _checked_missing(shard.promised or 1, root)
+        return [ref(record, 0, problem="missing_file", message=message) for record in range(gone)], gone
     records, damage = tfrecord.scan_shard(path)
     refs: list[EpisodeRef] = []
     for number, record in enumerate(records):
@@ -232,10 +248,10 @@ def _shard_refs(root: Path, dataset: str, version: str, shard: _Shard, counted: 
         message = f"{damage.message}; {damage.num_bytes} bytes from there on are lost"
         refs.append(ref(len(refs), damage.num_bytes, problem=damage.reason, message=message))
     message = f"dataset_info.json promises {shard.promised} records in {shard.name}, {len(records)} can be found"
-    refs += [
-        ref(number, 0, problem="missing_record", message=message) for number in range(len(refs), shard.promised or 0)
-    ]
-    return refs
+    gone = _checked_missing(max(0, (shard.promised or 0) - len(refs)), root)
+    first = len(refs)
+    refs += [ref(first + number, 0, problem="missing_record", message=message) for number in range(gone)]
+    return refs, gone
 
 
 def _undeclared(messages: Mapping[str, Any], features: Sequence[Feature]) -> list[Finding]:
