@@ -26,12 +26,14 @@ from pipelines.storage import (
     write_durably,
 )
 from schemas.errors import AlreadyPublished, LakeError, ReleaseError, ReleaseMismatch
+from schemas.fingerprint import bytes_sha256
 from schemas.work import FileRecord
 
 MANIFEST = "manifest.json"
 LINEAGE = "lineage"
 """Folder of a release with one Parquet file per unit: the walk from every step back to source row and frames."""
 _PLAN = "plan.json"
+_SEAL = "manifest_sha256"
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 """What a rename answers where something lies at the new name."""
 
@@ -49,15 +51,25 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             "a build that did not finish leaves no release; run it again" if Path(folder).exists() else "check the path"
         )
         raise ReleaseError("there is no release here: no manifest.json", str(folder), hint, "no_release")
+    data = path.read_bytes()
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = json.loads(data)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ReleaseError(f"the manifest is damaged: {error}", str(path), "build it again", "damaged") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != "wamloom release" or "files" not in manifest:
         raise ReleaseError(
             "this manifest.json is not wamloom's", str(path), "name a folder made by `wamloom build`", "damaged"
         )
+    if data != manifest_bytes(manifest) or manifest.pop(_SEAL, "") != _seal(manifest):
+        raise ReleaseError(
+            "the manifest is not as it was written: its hash is another", str(path), "build it again", "damaged"
+        )
     return manifest
+
+
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """What the manifest says of itself, so that a flipped bit in it is noticed as in every other file."""
+    return bytes_sha256(manifest_bytes(manifest))
 
 
 class Staging:
@@ -99,7 +111,7 @@ class Staging:
             fsync_file(self.files / record.path)
         for folder in sorted({path.parent for path in files_under(self.files)}):
             fsync_folder(folder)
-        write_durably(self.files / MANIFEST, manifest_bytes(manifest))
+        write_durably(self.files / MANIFEST, manifest_bytes({**manifest, _SEAL: _seal(manifest)}))
         try:
             self.files.rename(self.release)
         except OSError as error:

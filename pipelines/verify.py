@@ -17,7 +17,7 @@ from pipelines.numbers import numbers_of
 from pipelines.release import LINEAGE, damaged_files, read_manifest
 from pipelines.rows import row_sha256
 from pipelines.storage import inside
-from schemas.errors import LakeError, WamloomError
+from schemas.errors import LakeError, ReleaseError, WamloomError
 from schemas.fingerprint import bytes_sha256
 from schemas.recipes import BuildRecipe, validate_model
 from schemas.tables import EPISODE_FIELDS
@@ -87,10 +87,19 @@ def _video_problems(lake: Lake, row: pa.RecordBatch, checked: Counter[str]) -> I
             yield Problem(error.where, error.message)
 
 
-def verify_release(folder: Path, lake: Lake | None = None) -> Verification:
-    """Re-hashes every file, counts samples as a reader would, and checks the lineage; against the lake if given."""
-    manifest = read_manifest(folder)
+def verify_release(folder: Path, lake: Lake | None = None, readers: bool = False) -> Verification:
+    """Re-hashes every file, counts what is in them, and checks the lineage; against the lake if given.
+
+    With ``readers``, every group is also opened with the library its users read it with.
+    """
     result = Verification("release", Counter(), [])
+    try:
+        manifest = read_manifest(folder)
+    except ReleaseError as error:
+        if error.reason != "damaged":
+            raise
+        result.problems.append(Problem(error.where, error.message))
+        return result
     damaged = [Problem(str(folder / name), f"the file {what}") for name, what in damaged_files(folder, manifest)]
     result.checked["files"] = len(manifest["files"])
     result.problems += damaged
@@ -105,6 +114,10 @@ def verify_release(folder: Path, lake: Lake | None = None) -> Verification:
             except WamloomError as error:
                 result.problems.append(Problem(error.where or str(where), error.message))
                 continue
+            if readers:
+                told, read = registry.load("readers", name).problems(where, expected)
+                result.problems += [Problem(str(where), message) for message in told]
+                result.checked["samples_read_by_users_libraries"] += read
             for what, count in expected.items():
                 result.checked[what] += count
                 if found.get(what) != count:
