@@ -21,13 +21,22 @@ $(STAMP): pyproject.toml constraints.txt .python-version .ci/setup
 
 demo: $(STAMP) ## sample -> ingest -> encode -> build -> verify -> report, in ./demo
 	rm -rf demo
-	$(BIN)/wamloom sample demo/recordings --layout rlds --episodes 2
+	$(BIN)/wamloom sample demo/recordings --layout rlds --episodes 3
+	$(BIN)/wamloom sample demo/recordings --layout lerobot_v3 --episodes 2 --seed 1
 	$(BIN)/wamloom ingest demo/recordings --lake demo/lake
-	$(BIN)/wamloom encode --lake demo/lake --encoder wavelet
-	$(BIN)/wamloom build --lake demo/lake --out demo/release --format lerobot_v3
-	$(BIN)/wamloom verify demo/release
+	$(BIN)/wamloom encode --lake demo/lake --encoder wavelet --set views.height_px=96 --set views.width_px=128
+	$(BIN)/wamloom build --lake demo/lake --out demo/release --format lerobot_v3 webdataset parquet \
+	    --set content=both --set encoder=wavelet
+	$(BIN)/wamloom verify demo/lake
+	$(BIN)/wamloom verify demo/release --lake demo/lake
 	$(BIN)/wamloom report demo/lake --out demo/report.html
-	@echo "open demo/report.html"
+	@printf '%s\n' '' 'What was made, in ./demo:' \
+	    '  recordings/   simulated recordings of two robots, in two source layouts' \
+	    '  lake/         every episode, judged, with its video as it came, and its latents' \
+	    '  release/      LeRobot v3.0, WebDataset and Parquet of the same steps, with manifest.json' \
+	    '  report.html   what is in the lake and what is wrong with it: open it in a browser' '' \
+	    'Next, walk from a sample back to the recording it came from:' \
+	    '  $(BIN)/wamloom show demo/release --sample 100'
 
 check: $(STAMP) ## lint, format, types, import rules, docs, dependencies
 	$(BIN)/ruff check .

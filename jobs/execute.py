@@ -16,7 +16,7 @@ from schemas.errors import UsageError
 from schemas.work import FileRecord, Outcome, UnitResult, WorkUnit
 
 ExecutorName = Literal["auto", "ray", "inline"]
-MAX_INLINE_UNITS = 2
+MAX_INLINE_UNITS = 4
 """``auto`` starts Ray, which takes seconds, only for more units than this."""
 
 

@@ -5,13 +5,20 @@ from pathlib import Path
 from jobs.options import Answer, VerifyOptions
 from pipelines.lake import Lake, is_lake
 from pipelines.verify import verify_lake, verify_release
+from schemas.errors import UsageError
 
 _SHOWN = 20
 
 
 def run(options: VerifyOptions) -> Answer:
     """Verifies a lake or a release; the answer carries ok and problems, exit code 5 where there are any."""
-    result = verify_lake(Lake.open(options.target)) if is_lake(options.target) else verify_release(Path(options.target))
+    if is_lake(options.target):
+        if options.lake is not None or options.readers:
+            raise UsageError("--lake and --readers are for releases", options.target, "leave them out for a lake")
+        result = verify_lake(Lake.open(options.target))
+    else:
+        lake = None if options.lake is None else Lake.open(options.lake)
+        result = verify_release(Path(options.target), lake, options.readers)
     checked = dict(sorted(result.checked.items()))
     values = {
         "target": options.target,

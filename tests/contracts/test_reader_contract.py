@@ -1,0 +1,38 @@
+"""Every format has its users' own reader as a judge, which passes what is right and tells what is not."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import registry
+from tests.fake_build import make_build, write_build
+
+
+def _written(name: str, folder: Path) -> dict[str, int]:
+    member = registry.load("formats", name)
+    build = make_build((7, 1, 12))
+    write_build(member, build, folder)
+    return dict(member.FORMAT.count(folder))
+
+
+def test_every_format_has_a_reader() -> None:
+    assert registry.names("readers") == registry.names("formats")
+
+
+@pytest.mark.parametrize("name", registry.names("readers"))
+def test_a_right_folder_has_no_problem_and_a_wrong_count_is_told(name: str, tmp_path: Path) -> None:
+    expected = _written(name, tmp_path / "group")
+    reader = registry.load("readers", name)
+    problems, read = reader.problems(tmp_path / "group", expected)
+    assert problems == []
+    assert read > 0
+    problems, _ = reader.problems(tmp_path / "group", {key: count + 1 for key, count in expected.items()})
+    assert problems
+
+
+def test_the_second_opinion_tells_neighboring_frames_apart(tmp_path: Path) -> None:
+    _written("lerobot_v3", tmp_path / "group")
+    reader = registry.load("readers", "lerobot_v3")
+    video = next((tmp_path / "group" / "videos" / "observation.images.primary").rglob("*.mp4"))
+    first, next_one = (reader.second_decoder(video, step / 15, 15) for step in (0, 1))
+    assert abs(first - next_one).mean() > reader.MAX_MEAN_DIFFERENCE
