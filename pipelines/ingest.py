@@ -24,7 +24,7 @@ from pipelines.video import VideoTools
 from schemas.dataset_card import DatasetCard
 from schemas.embodiment import Embodiment
 from schemas.episode import EpisodeRef, RawEpisode
-from schemas.errors import LakeError, MissingFile, SourceError, UnitLost, WamloomError
+from schemas.errors import CardError, LakeError, MissingFile, SourceError, UnitLost, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import IngestRecipe
 from schemas.work import Outcome, UnitResult, WorkUnit
@@ -102,11 +102,20 @@ def choose_cards(refs: Iterable[EpisodeRef], card: str | None, recipe: IngestRec
             if pair is None:
                 continue
             if raw is not None:
-                # An episode that is damaged gets its own row; the card itself fits what could be compared.
-                with contextlib.suppress(SourceError):
-                    to_episode(raw, *pair)
+                _try_card(raw, *pair)
             choices[location] = (pair[0].model_dump_json(), pair[1].model_dump_json())
     return choices
+
+
+def _try_card(raw: RawEpisode, card: DatasetCard, embodiment: Embodiment) -> None:
+    """Raises CardError where the card disagrees with the data. An episode that is damaged gets its own row instead."""
+    keys = {view.key for view in raw.views}
+    if card.views and keys and not keys & set(card.views):
+        message = f"the card {card.name} knows none of the cameras {', '.join(sorted(keys))}"
+        hint = f"choose the card of this data set, or map them; it has {', '.join(sorted(card.views))}"
+        raise CardError(message, raw.ref.where, hint)
+    with contextlib.suppress(SourceError):
+        to_episode(raw, card, embodiment)
 
 
 def recognize(raw: RawEpisode) -> tuple[DatasetCard, Embodiment]:
@@ -357,7 +366,8 @@ class IngestCommitter:
             else:
                 seen.add(episode_id)
                 fresh.append(index)
-        self._lake.insert("episodes", rows.take(fresh))
+        if fresh:  # else all of it is known content
+            self._lake.insert("episodes", rows.take(fresh))
         self._lake.add_locations(additions)
         return set(fresh)
 
