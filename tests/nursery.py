@@ -1,0 +1,167 @@
+"""Runs ``wamloom`` commands in forks of a process that has everything imported, and makes them fail where told.
+
+An audit hook sees every file operation that Python makes under a folder, and at the n-th kills the process or lets the
+operation fail as a disk would; the code under test is the shipped one, unchanged. What Lance, Arrow and FFmpeg write by
+themselves passes by the hook: kills at random moments (test_kill.py) and the limit on file sizes reach those.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_MAKING = frozenset({"os.mkdir", "os.link", "os.symlink"})
+_OPERATIONS = _MAKING | {"open", "os.rename", "os.remove", "os.rmdir"}
+_FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong, at which operation under ``folder`` (from 1; 0: nothing, only count)."""
+
+    folder: str
+    at: int = 0
+    how: str = "kill"
+    """``kill``; ``full``: from then on nothing new can be made; ``error``: that one operation fails; ``ulimit``: no file
+    can grow beyond ``at`` bytes, in native code as well."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: exit code, or minus the signal; operations seen under the folder."""
+
+    code: int
+    operations: int
+    out: str
+    err: str
+
+
+class Nursery:
+    """Use ``open_nursery``."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def run(self, arguments: Sequence[str], fault: Fault) -> Ended:
+        """Runs one command to its end."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([list(arguments), asdict(fault)]) + "\n")
+        self._process.stdin.flush()
+        return Ended(**json.loads(self._process.stdout.readline()))
+
+
+@contextlib.contextmanager
+def open_nursery() -> Iterator[Nursery]:
+    """A process of its own to fork from: Lance's threads, once started, would not survive the fork."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.nursery"]
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as process:
+        try:
+            yield Nursery(process)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+class _Hook:
+    def __init__(self, fault: Fault, counter: int) -> None:
+        self._fault = fault
+        self._counter = counter
+        self._count = 0
+        self._busy = False
+
+    def __call__(self, event: str, args: tuple[Any, ...]) -> None:
+        if event not in _OPERATIONS or self._busy:
+            return
+        path = self._path(event, args)
+        if path is None or not path.startswith(self._fault.folder):
+            return
+        makes = event in _MAKING or (event == "open" and bool(args[2] & _FOR_WRITING))
+        if self._fault.how in ("full", "error") and not makes and (self._fault.how == "full" or event == "open"):
+            return
+        self._count += 1
+        os.pwrite(self._counter, self._count.to_bytes(8, "little"), 0)
+        reached = self._fault.at and self._count >= self._fault.at
+        if not reached or (self._fault.how == "error" and self._count > self._fault.at):
+            return
+        if self._fault.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        number = errno.ENOSPC if self._fault.how == "full" else errno.EIO
+        raise OSError(number, os.strerror(number), path)
+
+    def _path(self, event: str, args: tuple[Any, ...]) -> str | None:
+        name = args[0]
+        if not isinstance(name, str | bytes | os.PathLike):
+            return None
+        path = os.fsdecode(name)
+        if event in ("os.remove", "os.rmdir") and args[1] != -1:  # relative to an open folder, as rmtree does
+            path = str(Path(f"/proc/self/fd/{args[1]}").readlink() / path)
+        return path
+
+
+def _forked(arguments: list[str], fault: Fault) -> Ended:
+    files = {name: os.memfd_create(name) for name in ("out", "err", "count")}
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            os.dup2(files["out"], 1)
+            os.dup2(files["err"], 2)
+            code = _child(arguments, fault, files["count"])
+            sys.stdout.flush()
+        finally:
+            if sys.exc_info()[0] is not None:
+                traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    said = {name: os.pread(fd, 1 << 22, 0) for name, fd in files.items()}
+    for fd in files.values():
+        os.close(fd)
+    return Ended(
+        os.waitstatus_to_exitcode(status),
+        int.from_bytes(said["count"], "little"),
+        said["out"].decode(),
+        said["err"].decode(errors="replace"),
+    )
+
+
+def _child(arguments: list[str], fault: Fault, counter: int) -> int:
+    from jobs.cli import main
+
+    if fault.how == "ulimit":
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (fault.at, fault.at))
+    else:
+        sys.addaudithook(_Hook(fault, counter))
+    return main(arguments)
+
+
+def _serve() -> None:
+    import jobs.build
+    import jobs.cli
+    import jobs.encode
+    import jobs.ingest  # noqa: F401
+    from pipelines import registry
+
+    for family in ("sources", "encoders", "formats", "tokenizers"):
+        for name in registry.names(family):
+            registry.load(family, name)
+    for line in sys.stdin:
+        arguments, fault = json.loads(line)
+        sys.stdout.write(json.dumps(asdict(_forked(arguments, Fault(**fault)))) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve()
