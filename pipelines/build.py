@@ -39,7 +39,8 @@ class BuildPlan:
     units: tuple[WorkUnit, ...]
     dropped: tuple[Outcome, ...]
     lake_content: str
-    """Hash of the keys and row hashes of all episodes that went in: equal content, equal hash, whatever its history."""
+    """Hash of the keys and row hashes of all episodes and latents that went in: equal content, equal hash, whatever its
+    history."""
     latents: LatentChoice | None
     sources: Mapping[str, tuple[str, str, str]]
     """By episode id: location, key, licence."""
@@ -89,13 +90,15 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             "see `wamloom status --lake LAKE`, and the recipe's `where`",
             "empty",
         )
-    latents = _choose_latents(lake, recipe, [episode_id for episode_id, _ in ids])
+    latents, latent_hashes = _choose_latents(lake, recipe, {episode_id for episode_id, _ in ids})
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))
     members: dict[tuple[Any, ...], list[_Member]] = {}
     sketches: dict[tuple[Any, ...], tuple[Sketch, Sketch]] = {}
     examples: dict[tuple[Any, ...], StoredEpisode] = {}
     sources: dict[str, tuple[str, str, str]] = {}
     dropped: list[Outcome] = []
+    inputs = {episode_id: [row_hash] for episode_id, row_hash in ids}
+    bare: list[tuple[str, str]] = []
     for episode in _stored(lake, ordered):
         slots: tuple[str, ...] = recipe.views.slots or tuple(sorted(episode.views))
         absent = [slot for slot in slots if slot not in episode.views]
@@ -104,6 +107,11 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
                 Outcome(episode.episode_id, "rejected", "missing_view", f"has no view {absent[0]}", episode.location)
             )
             continue
+        if latents is not None:
+            bare += [(episode.episode_id, slot) for slot in slots if (episode.episode_id, slot) not in latent_hashes]
+            inputs[episode.episode_id] += [
+                found for slot in slots for found in latent_hashes.get((episode.episode_id, slot), ())
+            ]
         numbers = numbers_of(episode, recipe.rate, slots)
         if not numbers.valid.any():
             dropped.append(
@@ -131,6 +139,10 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             merge(before[1], sketch(numbers.proprio, numbers.valid)),
         )
         sources[episode.episode_id] = (episode.location, episode.source_key, episode.license)
+    if bare:
+        raise _no_latents(
+            f"{len({episode_id for episode_id, _ in bare})} episodes have none of view {bare[0][1]}", lake, recipe
+        )
     if not members:
         raise LakeError(
             f"every matching episode was dropped: {dropped[0].message}", str(lake.root), "change the recipe", "empty"
@@ -141,11 +153,9 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         names[key[0]] = names.get(key[0], 0) + 1
         name = key[0] if names[key[0]] == 1 else f"{key[0]}_{names[key[0]]}"
         planned.append(_plan_group(name, key, members[key], sketches[key], examples[key], recipe))
-    units = [
-        unit for group, episodes in planned for unit in _units(group, episodes, recipe, version, dict(ids), latents)
-    ]
+    units = [unit for group, episodes in planned for unit in _units(group, episodes, recipe, version, inputs, latents)]
     used = {episode.episode_id for _, episodes in planned for episode in episodes}
-    content = fingerprint("lake-1", sorted(pair for pair in ids if pair[0] in used))
+    content = fingerprint("lake-2", sorted((key, *hashes) for key, hashes in inputs.items() if key in used))
     return BuildPlan(
         tuple(group for group, _ in planned), tuple(planned), tuple(units), tuple(dropped), content, latents, sources
     )
@@ -229,7 +239,7 @@ def _units(
     episodes: Sequence[EpisodePlan],
     recipe: BuildRecipe,
     version: str,
-    row_hashes: Mapping[str, str],
+    hashes: Mapping[str, Sequence[str]],
     latents: LatentChoice | None,
 ) -> list[WorkUnit]:
     packs: list[list[EpisodePlan]] = []
@@ -244,42 +254,54 @@ def _units(
     units = []
     for index, pack in enumerate(packs):
         plan = UnitPlan(group, index, tuple(pack), len(packs))
-        inputs = [row_hashes[episode.episode_id] for episode in pack]
+        inputs = [hashes[episode.episode_id] for episode in pack]
         unit_id = fingerprint("build-unit-1", plan, inputs, recipe.fingerprint, latents, version)
         units.append(WorkUnit(unit_id, (plan,), sum(episode.num_steps for episode in pack)))
     return units
 
 
-def _choose_latents(lake: Lake, recipe: BuildRecipe, episode_ids: Sequence[str]) -> LatentChoice | None:
-    """The one set of latents that serves the recipe. Raises RecipeError or LakeError where there is none or a choice."""
+def _choose_latents(
+    lake: Lake, recipe: BuildRecipe, wanted: set[str]
+) -> tuple[LatentChoice | None, dict[tuple[str, str], list[str]]]:
+    """The one set of latents that serves the recipe, and its row hashes by episode and slot.
+
+    Raises RecipeError or LakeError where there is none, or a choice.
+    """
     if recipe.content == "frames":
-        return None
+        return None, {}
     if recipe.encoder is None:
         raise RecipeError(f'content = "{recipe.content}" needs latents', hint='name their encoder: encoder = "wavelet"')
-    rate = "native" if recipe.rate is None else rate_text(recipe.rate)
+    rate = _latent_rate(recipe)
     condition = f"encoder = {quoted(recipe.encoder)} and rate = {quoted(rate)}"
-    rows = lake.rows("latents", ["episode_id", "slot", "encoder_fingerprint", "views_fingerprint"], condition)
-    wanted = set(episode_ids)
-    choices = sorted({(r["encoder_fingerprint"], r["views_fingerprint"]) for r in rows if r["episode_id"] in wanted})
-    run = f"wamloom encode --lake {lake.root.name} --encoder {recipe.encoder} --set rate={rate}"
+    columns = ["episode_id", "slot", "encoder_fingerprint", "views_fingerprint", "row_sha256"]
+    rows = [row for row in lake.rows("latents", columns, condition) if row["episode_id"] in wanted]
+    choices = sorted({(row["encoder_fingerprint"], row["views_fingerprint"]) for row in rows})
     if not choices:
-        raise LakeError(
-            f"the lake has no {recipe.encoder} latents at rate {rate}", str(lake.root), f"run `{run}`", "no_latents"
-        )
+        raise _no_latents("there are none in the lake", lake, recipe)
     if len(choices) > 1:
         raise RecipeError(
             f"the lake has {len(choices)} different sets of {recipe.encoder} latents at rate {rate}",
             hint="keep one set per lake for now: encode into a lake of its own",
         )
-    missing = wanted - {row["episode_id"] for row in rows}
-    if missing:
-        raise LakeError(
-            f"{len(missing)} episodes have no {recipe.encoder} latents at rate {rate}",
-            str(lake.root),
-            f"run `{run}`",
-            "no_latents",
-        )
-    return choices[0]
+    hashes: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        hashes.setdefault((row["episode_id"], row["slot"]), []).append(row["row_sha256"])
+    return choices[0], hashes
+
+
+def _latent_rate(recipe: BuildRecipe) -> str:
+    return "native" if recipe.rate is None else rate_text(recipe.rate)
+
+
+def _no_latents(what: str, lake: Lake, recipe: BuildRecipe) -> LakeError:
+    rate = _latent_rate(recipe)
+    return LakeError(
+        f"{recipe.encoder} latents at rate {rate} are needed, and {what}",
+        str(lake.root),
+        f"run `wamloom encode --lake {lake.root.name} --encoder {recipe.encoder} --set rate={rate}`; leave out views "
+        "with views.slots, and episodes too short for a clip with --where",
+        "no_latents",
+    )
 
 
 def publish_build(

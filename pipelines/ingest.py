@@ -146,8 +146,8 @@ def plan_ingest(
     todo: list[EpisodeRef] = []
     outcomes: Counter[str] = Counter()
     for ref in refs:
-        place = known.get((ref.location, ref.key))
-        if place is not None and place.state == ref.state and not (retry and place.outcome != "kept"):
+        place = next((one for one in known.get((ref.location, ref.key), ()) if one.state == ref.state), None)
+        if place is not None and not (retry and place.outcome != "kept"):
             already.append(ref)
             outcomes[place.outcome] += 1
         else:
@@ -186,14 +186,15 @@ class KnownPlace:
     outcome: str
 
 
-def known_places(lake: Lake) -> dict[tuple[str, str], KnownPlace]:
-    """By (location, key): the row that place led to. Where two rows claim a place, the kept or newest-read one wins."""
-    places: dict[tuple[str, str], KnownPlace] = {}
+def known_places(lake: Lake) -> dict[tuple[str, str], list[KnownPlace]]:
+    """By (location, key): the rows that place led to, kept ones first. There are several where its files have changed."""
+    places: dict[tuple[str, str], list[KnownPlace]] = {}
     for row in lake.rows("episodes", ["outcome", "locations"]):
         for place in row["locations"]:
-            key = (place["location"], place["key"])
-            if key not in places or places[key].outcome == "failed":
-                places[key] = KnownPlace(row["episode_id"], place["state"], row["outcome"])
+            found = KnownPlace(row["episode_id"], place["state"], row["outcome"])
+            places.setdefault((place["location"], place["key"]), []).append(found)
+    for found_here in places.values():
+        found_here.sort(key=lambda place: place.outcome != "kept")
     return places
 
 
@@ -375,11 +376,10 @@ class IngestCommitter:
         """Rows that this batch replaces: an earlier failure or rejection of the same place."""
         stale: dict[str, None] = {}
         for episode_id, located, outcome in zip(ids, places, outcomes, strict=True):
-            before = self._known.get((located[0]["location"], located[0]["key"]))
-            if before is None or before.outcome == "kept":
-                continue
-            if before.outcome == "failed" or (before.episode_id == episode_id and outcome != "failed"):
-                stale[before.episode_id] = None
+            for before in self._known.get((located[0]["location"], located[0]["key"]), ()):
+                again = before.episode_id == episode_id and outcome != "failed"
+                if before.outcome == "failed" or (before.outcome == "rejected" and again):
+                    stale[before.episode_id] = None
         return list(stale)
 
     def _rows(self, columns: Sequence[str], ids: Sequence[str]) -> list[Row]:

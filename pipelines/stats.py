@@ -66,7 +66,10 @@ _NUMBERS = tuple(field.name for field in fields(Stats) if field.name != "count")
 
 
 def stats_from_json(text: str) -> Stats:
-    """The inverse of ``Stats.to_json``. Raises LayoutError where the text is no such thing."""
+    """The inverse of ``Stats.to_json``; of no channels (a robot without proprio) the count is 0.
+
+    Raises LayoutError where the text is no such thing.
+    """
     try:
         values = json.loads(text)
         counts = {int(count) for count in values["count"]}
@@ -75,12 +78,12 @@ def stats_from_json(text: str) -> Stats:
         raise LayoutError(f"not statistics: {error!r}", hint="pass what Stats.to_json wrote") from error
     shapes = {array.shape for array in numbers.values()}
     if (
-        len(counts) != 1
+        len(counts) > 1
         or shapes != {(len(values["count"]),)}
         or not all(np.isfinite(a).all() for a in numbers.values())
     ):
         raise LayoutError("the statistics disagree about their width or count, or are not finite")
-    return Stats(counts.pop(), **numbers)
+    return Stats(counts.pop() if counts else 0, **numbers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,23 @@ from PIL import Image
 from jobs import build, encode, ingest
 from jobs.execute import Executor
 from jobs.options import Answer, BuildOptions, EncodeOptions, IngestOptions
+from pipelines import registry
+from pipelines.simulate import ROBOTS, simulate
 from schemas.recipes import BuildRecipe, EncodeRecipe, IngestRecipe
 
 
 def run_ingest(
-    locations: Sequence[Path], lake: Path, recipe: IngestRecipe | None = None, *, retry: bool = False
+    locations: Sequence[Path],
+    lake: Path,
+    *,
+    retry: bool = False,
+    card: Path | None = None,
+    executor: Executor | None = None,
 ) -> Answer:
     places = tuple(str(place) for place in locations)
-    return ingest.run(IngestOptions(places, str(lake), None, recipe or IngestRecipe(), retry, False, "inline"))
+    chosen: Any = executor or "inline"  # run_units takes executors too
+    name = None if card is None else str(card)
+    return ingest.run(IngestOptions(places, str(lake), name, IngestRecipe(), retry, False, chosen))
 
 
 def run_encode(lake: Path, recipe: EncodeRecipe, where: str = "") -> Answer:
@@ -89,3 +98,25 @@ def tar_samples(folder: Path) -> Iterator[TarSample]:
                 found.setdefault(key, {})[suffix] = content.read()
         for members in found.values():
             yield TarSample(json.loads(members["json"]), members)
+
+
+def write_short(
+    out: Path, layout: str = "rlds", lengths: Sequence[int] = (12, 9), first: int = 0, robot: int = 1
+) -> Path:
+    """The first steps of simulated episodes as a data set of one robot (1: the gantry, with one camera); returns ``out``."""
+    episodes = []
+    for index, length in enumerate(lengths, first):
+        whole = simulate(ROBOTS[robot], 0, index)
+        episodes.append(
+            replace(
+                whole,
+                times_ns=whole.times_ns[:length],
+                action=whole.action[:length],
+                proprio=whole.proprio[:length],
+                frame_numbers=whole.frame_numbers[:length],
+            )
+        )
+    folder = out / ROBOTS[robot].name
+    folder.mkdir(parents=True)
+    registry.load("layouts", layout).write(episodes, folder)
+    return out
