@@ -42,7 +42,7 @@ class WorkerSpec:
     """Which worker to make, and what one of them needs; small and plain, so that it travels to any process."""
 
     factory: str
-    """``module:Class``, such as ``pipelines.ingest:IngestWorker``."""
+    """``module:Class``, such as ``pipelines.ingest_unit:IngestWorker``."""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     num_cpus: float = 1.0
     num_gpus: float = 0.0

@@ -29,7 +29,7 @@ def run(options: IngestOptions) -> Answer:
     with run_staging(lake) as staging:
         committer = IngestCommitter(lake, plan, staging, recipe, version("wamloom"))
         worker = WorkerSpec(
-            "pipelines.ingest:IngestWorker",
+            "pipelines.ingest_unit:IngestWorker",
             {
                 "staging": str(staging),
                 "recipe": recipe,

@@ -1,11 +1,10 @@
 """The ingest line: locations -> one row of the lake per source episode, whatever became of it.
 
-``plan_ingest`` lists and packs, ``IngestWorker`` reads, maps and judges one unit into a staged file, ``IngestCommitter``
-puts staged rows into the lake and keeps the account: listed = kept + rejected + failed + already.
+``plan_ingest`` lists and packs, ``ingest_unit.IngestWorker`` reads, maps and judges one unit into a staged file,
+``IngestCommitter`` puts staged rows into the lake and keeps the account: listed = kept + rejected + failed + already.
 """
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +15,10 @@ import pyarrow as pa
 
 from pipelines import cards, registry
 from pipelines.channels import to_episode
+from pipelines.ingest_unit import CardChoice, recognize, stage_rows
 from pipelines.lake import Lake, quoted
-from pipelines.rows import Row, episode_row, failed_row, outcome_of, staged_table
+from pipelines.rows import Row, failed_row
 from pipelines.sources import Source
-from pipelines.storage import file_record, fsync_file, fsync_folder, writing
 from pipelines.video import VideoTools
 from schemas.dataset_card import DatasetCard
 from schemas.embodiment import Embodiment
@@ -28,13 +27,9 @@ from schemas.errors import CardError, LakeError, MissingFile, SourceError, UnitL
 from schemas.fingerprint import fingerprint
 from schemas.recipes import IngestRecipe
 from schemas.work import Outcome, UnitResult, WorkUnit
-from validation.check import Subject, ViewEvidence, judge_episode
 
 _CARD_TRIES = 5
-"""Episodes to try before giving up on finding one that reads, to recognise a data set by."""
-
-CardChoice = tuple[str, str]
-"""A card and its embodiment as JSON: small, plain, the same on any machine."""
+"""Episodes to try before giving up on finding one that reads, to recognize a data set by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +73,7 @@ def find_refs(locations: Sequence[str]) -> list[EpisodeRef]:
             raise SourceError(
                 f"no recordings in a layout wamloom knows; {seen}",
                 location,
-                f"known layouts: {', '.join(registry.names('sources'))}; docs/sources.md says how to recognise them",
+                f"known layouts: {', '.join(registry.names('sources'))}; docs/formats.md says how to recognize them",
                 "unknown_layout",
             )
     return list(found.values())
@@ -116,13 +111,6 @@ def _try_card(raw: RawEpisode, card: DatasetCard, embodiment: Embodiment) -> Non
         raise CardError(message, raw.ref.where, hint)
     with contextlib.suppress(SourceError):
         to_episode(raw, card, embodiment)
-
-
-def recognize(raw: RawEpisode) -> tuple[DatasetCard, Embodiment]:
-    """The shipped card that knows this recording, with its embodiment. Raises CardError where none does."""
-    fields = [*(stream.name for stream in raw.streams), *(view.key for view in raw.views)]
-    card = cards.recognize(raw.ref.source, raw.ref.dataset, raw.robot_type, fields, where=raw.ref.location)
-    return card, cards.load_embodiment(card.embodiment)
 
 
 def _first_readable(members: Sequence[EpisodeRef], video: VideoTools, recipe: IngestRecipe) -> RawEpisode | None:
@@ -198,69 +186,6 @@ def known_places(lake: Lake) -> dict[tuple[str, str], list[KnownPlace]]:
     return places
 
 
-class IngestWorker:
-    """Turns a unit of episode references into one staged Arrow file of rows. Bad data becomes rows, never an exception."""
-
-    def __init__(self, staging: str, recipe: IngestRecipe, choices: Mapping[str, CardChoice], version: str) -> None:
-        self._staging = Path(staging)
-        self._recipe = recipe
-        self._choices = {
-            location: (DatasetCard.model_validate_json(card), Embodiment.model_validate_json(embodiment))
-            for location, (card, embodiment) in choices.items()
-        }
-        self._version = version
-        self._video = VideoTools(recipe.limits)
-
-    def __call__(self, unit: WorkUnit) -> UnitResult:
-        """Reads every episode of the unit and stages its rows."""
-        rows = [self._row(ref) for ref in cast(tuple[EpisodeRef, ...], unit.payload)]
-        return stage_rows(self._staging, unit.unit_id, rows)
-
-    @staticmethod
-    def lost(unit: WorkUnit, reason: str, message: str) -> UnitResult:
-        """The outcomes of a unit that killed its worker again and again; the committer writes their rows."""
-        outcomes = tuple(
-            Outcome(ref.where, "failed", reason, message) for ref in cast(tuple[EpisodeRef, ...], unit.payload)
-        )
-        return UnitResult(unit.unit_id, outcomes)
-
-    def close(self) -> None:
-        """Ends the decoding child."""
-        self._video.close()
-
-    def _row(self, ref: EpisodeRef) -> Row:
-        try:
-            source = cast(Source, registry.load("sources", ref.source).SOURCE)
-            raw = source.read(ref, self._video, self._recipe.limits)
-            pair = self._choices.get(ref.location) or recognize(raw)
-            episode = to_episode(raw, *pair)
-            evidence = {}
-            if self._recipe.video_check == "decode":
-                evidence = {
-                    slot: ViewEvidence(self._video.thumbnails(view, f"{ref.where} {view.key}"))
-                    for slot, view in episode.views.items()
-                }
-        except WamloomError as error:
-            return failed_row(ref, error, self._recipe.fingerprint, self._version)
-        findings, measures, rejection = judge_episode(Subject(episode, evidence), self._recipe.gates)
-        return episode_row(episode, findings, measures, rejection, self._recipe.fingerprint, self._version)
-
-
-def stage_rows(staging: Path, unit_id: str, rows: list[Row]) -> UnitResult:
-    """Writes rows durably where the driver finds them; one record batch each, so that it never holds more than it commits."""
-    path = staging / f"{unit_id}.arrow"
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    table = staged_table(rows)
-    with writing(path):
-        staging.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=1)
-        fsync_file(partial)
-        partial.replace(path)
-        fsync_folder(staging)
-    return UnitResult(unit_id, tuple(outcome_of(row) for row in rows), (file_record(path, staging, table.num_rows),))
-
-
 @dataclass(slots=True)
 class IngestTotals:
     """The account of a run."""
@@ -281,7 +206,7 @@ class IngestTotals:
 
 
 class IngestCommitter:
-    """Puts staged units into the lake in batches, recognises content that is there already, and keeps the account."""
+    """Puts staged units into the lake in batches, recognizes content that is there already, and keeps the account."""
 
     def __init__(self, lake: Lake, plan: IngestPlan, staging: Path, recipe: IngestRecipe, version: str) -> None:
         self._lake = lake
