@@ -81,7 +81,7 @@ def _place(text: str) -> str:
     if "://" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is a URL; name a local or mounted folder")
     try:
-        os.stat(text)
+        Path(text).stat()
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise argparse.ArgumentTypeError(f"{text[:80]!r}: {error.strerror}") from error
@@ -126,7 +126,9 @@ def make_parser() -> argparse.ArgumentParser:
     ingest = _verb(verbs, "ingest", "read recordings into the lake, judge them, account for every one", _ingest)
     ingest.add_argument("locations", type=_place, nargs="+", metavar="LOCATION", help="folder of recordings")
     _lake(ingest, _new_place)
-    ingest.add_argument("--card", type=_place, help="data set card by name or TOML file (default: recognized from the data)")
+    ingest.add_argument(
+        "--card", type=_place, help="data set card by name or TOML file (default: recognized from the data)"
+    )
     _recipe(ingest)
     ingest.add_argument("--retry", action="store_true", help="take failed and rejected episodes up again")
     _dry_run(ingest)
@@ -155,6 +157,8 @@ def make_parser() -> argparse.ArgumentParser:
 
     verify = _verb(verbs, "verify", "re-check hashes, counts and alignment", _verify)
     _target(verify)
+    verify.add_argument("--lake", metavar="LAKE", help="check a release's alignment against the lake it was built from")
+    verify.add_argument("--readers", action="store_true", help="also open a release with its users' own libraries")
 
     report = _verb(verbs, "report", "write one HTML page: what is in the data and what is wrong with it", _report)
     _target(report)
@@ -190,7 +194,9 @@ def _target(parser: argparse.ArgumentParser) -> None:
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--recipe", type=_place, metavar="FILE", help="TOML file of choices; docs/recipes.md lists them")
+    parser.add_argument(
+        "--recipe", type=_place, metavar="FILE", help="TOML file of choices; docs/recipes.md lists them"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -209,7 +215,7 @@ def _executor(parser: argparse.ArgumentParser) -> None:
         "--executor",
         choices=("auto", "ray", "inline"),
         default="auto",
-        help="where units run: a Ray cluster, or this process; auto: Ray from 3 units on (default: auto)",
+        help="where units run: a Ray cluster, or this process; auto: Ray from 5 units on (default: auto)",
     )
 
 
@@ -242,7 +248,7 @@ def _build(args: argparse.Namespace) -> Answer:
 
 
 def _verify(args: argparse.Namespace) -> Answer:
-    return _run("verify", options.VerifyOptions(args.target))
+    return _run("verify", options.VerifyOptions(args.target, args.lake, args.readers))
 
 
 def _report(args: argparse.Namespace) -> Answer:

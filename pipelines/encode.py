@@ -78,11 +78,11 @@ def views_fingerprint(views: ViewsRecipe) -> str:
 def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str = "") -> EncodePlan:
     """Finds the clips of every kept episode and packs those that are missing into units.
 
-    Raises LakeError where no kept episode matches, RecipeError where a view's size does not fit the encoder or a clip
-    would not fit into memory.
+    Raises LakeError where no kept episode matches or no clip can be cut, RecipeError where a view's size does not fit the
+    encoder or a clip would not fit into memory.
     """
-    condition = f"outcome = 'kept' and ({where})" if where else "outcome = 'kept'"
-    rows = lake.rows("episodes", _COLUMNS, condition)
+    # not joined into one condition: a filter with a bracket of its own would reach episodes that were not kept
+    rows = [row for row in lake.rows("episodes", _COLUMNS, where) if row["outcome"] == "kept"]
     if not rows:
         raise LakeError("no kept episode matches", str(lake.root), "see `wamloom status --lake LAKE`", "empty")
     views = views_fingerprint(recipe.views)
@@ -109,6 +109,14 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
                 latent_bytes += _clip_bytes(view, clip, recipe, encoder)[1]
             if missing:
                 works.append(ViewWork(row["episode_id"], value["slot"], view, value["sha256"], missing))
+    if not num_clips:
+        views_wanted = ", ".join(recipe.views.slots) or "any view"
+        raise LakeError(
+            f"no clip of {views_wanted} can be cut from the {len(rows)} episodes that match ({left} frames are too few)",
+            str(lake.root),
+            "see their views with `wamloom show LAKE`; change views.slots, clip.num_frames or rate",
+            "empty",
+        )
     return EncodePlan(
         num_clips,
         cached,
@@ -159,7 +167,7 @@ def _clips(
         raise RecipeError(
             f"{recipe.encoder} takes multiples of {multiple} px, and view {slot} of {row['dataset']} would be {height}x{width}",
             f"episode {row['episode_id'][:12]}",
-            f"set --height {near[0]} --width {near[1]}, or leave that view out with --slot",
+            f"--set views.height_px={near[0]} --set views.width_px={near[1]}, or leave that view out of views.slots",
         )
     ids, times = frame_grid(view, row["duration_ns"], recipe.rate)
     spans = clip_frames(len(ids), encoder.leading_frames, encoder.temporal_stride, recipe.clip)

@@ -6,6 +6,7 @@ whose answer was lost is "unknown": look up, then prepare afresh. Lance does not
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +17,16 @@ import pyarrow.compute as pc
 
 from pipelines.rows import META_COLUMNS, Row, StoredEpisode, stored_episode
 from pipelines.storage import exclusive, files_under, fsync_file, fsync_folder
-from schemas.errors import LakeError
+from schemas.errors import LakeError, UsageError
 from schemas.fingerprint import bytes_sha256
 from schemas.tables import BLOB_COLUMNS, BLOB_PREFIX, EPISODE_FIELDS, LATENTS, TEXTS
 
 _STORAGE_VERSION: Literal["2.2"] = "2.2"  # the first with nested streams and nullable blobs together
 LOCK = "lock"
 """File in staging that is held while rows are changed, or while staging is swept."""
+_SQL = "write SQL over the columns in docs/lake.md, such as \"dataset = 'bridge' and num_steps > 10\""
+_RUST_PLACE = re.compile(r",? ?/\S+\.rs:\d+:\d+")
+"""Where in Lance's own sources an error arose, which helps nobody here."""
 _COMMIT_TRIES = 6
 _COMMIT_HINT = "check space and rights, then run the same command again: what was committed is kept"
 _TABLES: dict[str, tuple[str, pa.Schema]] = {
@@ -51,7 +55,15 @@ class Lake:
     def open(cls, root: str | Path, versions: dict[str, int] | None = None) -> "Lake":
         """An existing lake. Raises LakeError where there is none."""
         lake = cls(root, versions)
-        if not is_lake(lake.root):
+        absent = [name for name in _TABLES if not (lake._path(name) / "_versions").is_dir()]
+        if 0 < len(absent) < len(_TABLES):
+            raise LakeError(
+                f"this lake is not whole: the table {absent[0]} is missing",
+                str(lake._path(absent[0])),
+                "restore it from a copy; if the very first ingest was cut short, run that again",
+                "torn_table",
+            )
+        if absent:
             raise LakeError(
                 "there is no lake here", str(root), "make one with `wamloom ingest LOCATION --lake LAKE`", "no_lake"
             )
@@ -205,17 +217,25 @@ class Lake:
     # --- reading -------------------------------------------------------------------------------------------------
 
     def rows(self, name: str, columns: Sequence[str], where: str = "") -> list[Row]:
-        """Rows of a table as dictionaries, in key order. Raises LakeError for a filter that Lance does not take."""
+        """Rows of a table as dictionaries, in key order. Raises UsageError for a filter that Lance does not take."""
+        if _closes_too_much(where):  # Lance would pass over everything behind it
+            raise UsageError(
+                f"the filter {where[:200]!r} closes a bracket that it did not open",
+                str(self._path(name)),
+                _SQL,
+                "filter",
+            )
         key, _ = _TABLES[name]
         wanted = list(dict.fromkeys([key, *columns]))
         try:
-            found = self.table(name).to_table(columns=wanted, filter=where or None)
+            found = self.table(name).to_table(columns=wanted, filter=where.strip() or None)
         except _COMMIT_ERRORS as error:
             if where:
-                raise LakeError(
-                    f"the filter {where!r} does not work: {error}",
+                message = _RUST_PLACE.sub("", str(error))
+                raise UsageError(
+                    f"the filter {where[:200]!r} does not work: {message[:300]}",
                     str(self._path(name)),
-                    "write SQL over the columns in docs/lake.md, such as \"dataset = 'bridge' and num_steps > 10\"",
+                    _SQL,
                     "filter",
                 ) from error
             raise LakeError(
@@ -298,6 +318,16 @@ def _add_locations(dataset: lance.LanceDataset, additions: dict[str, list[Row]])
 def _delete(dataset: lance.LanceDataset, condition: str) -> int:
     dataset.delete(condition)
     return 0
+
+
+def _closes_too_much(where: str) -> bool:
+    depth = 0
+    for part in re.split(r"'[^']*'|\"[^\"]*\"", where):
+        for character in part:
+            depth += (character == "(") - (character == ")")
+            if depth < 0:
+                return True
+    return False
 
 
 def _first_of_each_key(rows: pa.Table, key: str) -> pa.Table:

@@ -46,6 +46,9 @@ def is_release(folder: str | Path) -> bool:
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest. Raises ReleaseError where there is none, or where it is damaged."""
     path = Path(folder) / MANIFEST
+    if not path.is_file() and any(Path(folder).glob("*.lance")):
+        hint = "restore the missing table from a copy; if the very first ingest was cut short, run that again"
+        raise LakeError("this is a lake of which a table is missing", str(folder), hint, "torn_table")
     if not path.is_file():
         hint = (
             "a build that did not finish leaves no release; run it again" if Path(folder).exists() else "check the path"

@@ -20,6 +20,12 @@ _PLACE_ERRORS = {
     errno.EACCES: ("no_rights", f"give this user the rights to it, {_AGAIN}"),
     errno.EPERM: ("no_rights", f"give this user the rights to it, {_AGAIN}"),
     errno.EIO: ("disk_error", f"the disk or its connection fails; mend it, {_AGAIN}"),
+    errno.ENAMETOOLONG: ("bad_path", "name a shorter path"),
+    errno.ENOTDIR: ("bad_path", "a part of this path is a file; name another one"),
+    errno.EISDIR: ("bad_path", "this is a folder; name a file"),
+    errno.EEXIST: ("bad_path", "something else lies there; name another path"),
+    errno.ELOOP: ("bad_path", "its links lead back to themselves; name another path"),
+    errno.ENOENT: ("bad_path", f"it is not there, or cannot be made there; check the path, {_AGAIN}"),
 }
 """What a disk says that is no defect of ours: reason and hint."""
 

@@ -138,7 +138,7 @@ class BuildRecipe(_Frozen):
 
     formats: tuple[str, ...] = ("lerobot_v3",)
     rate: TargetRate = None
-    horizon: int = Field(default=16, gt=0)
+    horizon: int = Field(default=16, gt=0, le=100_000)
     """Actions per chunk."""
     sample_stride: int | None = Field(default=None, gt=0)
     """Steps from one windowed sample to the next (webdataset); None: ``horizon``, so that windows tile."""

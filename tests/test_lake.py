@@ -8,7 +8,7 @@ import pytest
 from pipelines.lake import Lake, is_lake
 from pipelines.rows import row_sha256
 from pipelines.verify import verify_lake
-from schemas.errors import LakeError
+from schemas.errors import LakeError, UsageError
 from schemas.tables import LATENTS, TEXTS
 from tests.lake_rows import made_row, made_table
 
@@ -132,7 +132,7 @@ def test_a_torn_newest_manifest_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_a_wrong_filter_names_a_right_one(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
-    with pytest.raises(LakeError, match="does not work") as caught:
+    with pytest.raises(UsageError, match="does not work") as caught:
         lake.rows("episodes", [], "no_such_column = 3")
     assert caught.value.reason == "filter"
 
