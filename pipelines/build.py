@@ -4,18 +4,19 @@
 once and writes the final files of its unit in every format; ``publish_build`` writes the indexes and the manifest.
 """
 
-import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from pipelines import registry
 from pipelines.build_unit import LatentChoice
-from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan
+from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan, describe_group
 from pipelines.lake import Lake, quoted
-from pipelines.numbers import EpisodeNumbers, numbers_of
+from pipelines.numbers import EpisodeNumbers, check_rate, numbers_of
 from pipelines.release import Staging
 from pipelines.rows import META_COLUMNS, StoredEpisode, stored_episode
 from pipelines.stats import Sketch, empty_sketch, merge, normalize, sketch
@@ -112,6 +113,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             inputs[episode.episode_id] += [
                 found for slot in slots for found in latent_hashes.get((episode.episode_id, slot), ())
             ]
+        check_rate(recipe.rate, episode.control_rate, episode.dataset)
         numbers = numbers_of(episode, recipe.rate, slots)
         if not numbers.valid.any():
             dropped.append(
@@ -154,6 +156,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         name = key[0] if names[key[0]] == 1 else f"{key[0]}_{names[key[0]]}"
         planned.append(_plan_group(name, key, members[key], sketches[key], examples[key], recipe))
     units = [unit for group, episodes in planned for unit in _units(group, episodes, recipe, version, inputs, latents)]
+    _try_formats(units, recipe)
     used = {episode.episode_id for _, episodes in planned for episode in episodes}
     content = fingerprint("lake-2", sorted((key, *hashes) for key, hashes in inputs.items() if key in used))
     return BuildPlan(
@@ -184,6 +187,29 @@ def _group_key(
         else tuple((slot, *target_size(recipe.views, episode.views[slot])) for slot in slots)
     )
     return (episode.dataset, episode.embodiment.name, rate_text(numbers.rate), views, episode.license)
+
+
+def _try_formats(units: Sequence[WorkUnit], recipe: BuildRecipe) -> None:
+    """Opens each format once per group in a scratch folder, so that what its encoder refuses is told before any work."""
+    groups = {plan.group.name: plan for plan in (cast(UnitPlan, unit.payload[0]) for unit in units)}
+    for plan in groups.values():
+        for slot, height, width in plan.group.views:
+            if height * width > recipe.limits.max_pixels:
+                raise RecipeError(
+                    f"view {slot} of {plan.group.name} would be {width} x {height} px, limits.max_pixels is "
+                    f"{recipe.limits.max_pixels}",
+                    "views",
+                    "set a smaller views.height_px and views.width_px",
+                )
+        for name in recipe.formats:
+            form = cast(Format, registry.load("formats", name).FORMAT)
+            with tempfile.TemporaryDirectory(prefix="wamloom-plan-") as scratch:
+                try:
+                    form.open_unit(plan, recipe, Path(scratch))
+                except WamloomError as error:
+                    raise RecipeError(
+                        error.message, f"{name} of {plan.group.name}", error.hint, error.reason
+                    ) from error
 
 
 def _plan_group(
@@ -359,7 +385,7 @@ def publish_build(
         "lake_content": plan.lake_content,
         "latents": None if plan.latents is None else {"encoder": plan.latents[0], "views": plan.latents[1]},
         "counts": counts,
-        "groups": [_group_entry(plan, group, episodes) for group, episodes in plan.episodes],
+        "groups": [_group_entry(plan, recipe, group, episodes) for group, episodes in plan.episodes],
         "dropped": [asdict(outcome) for outcome in plan.dropped],
         "licenses": sorted({group.license for group in plan.groups}),
         "files": [asdict(record) for record in sorted([*units, *indexes], key=lambda record: record.path)],
@@ -368,17 +394,12 @@ def publish_build(
     return manifest
 
 
-def _group_entry(plan: BuildPlan, group: GroupPlan, episodes: Sequence[EpisodePlan]) -> dict[str, Any]:
+def _group_entry(
+    plan: BuildPlan, recipe: BuildRecipe, group: GroupPlan, episodes: Sequence[EpisodePlan]
+) -> dict[str, Any]:
     return {
         "name": group.name,
-        "robot": group.robot,
-        "rate": group.rate,
-        "action_names": list(group.action_names),
-        "proprio_names": list(group.proprio_names),
-        "views": [{"slot": slot, "height_px": height, "width_px": width} for slot, height, width in group.views],
-        "stats": {name: {key: list(value) for key, value in part.items()} for name, part in group.stats.items()},
-        "tokenizer": None if group.tokenizer_json is None else json.loads(group.tokenizer_json),
-        "license": group.license,
+        **describe_group(group, recipe),
         "num_steps": group.num_steps,
         "episodes": [
             asdict(episode)

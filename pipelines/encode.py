@@ -18,6 +18,7 @@ import pyarrow as pa
 from pipelines import registry
 from pipelines.encoders import Encoder
 from pipelines.lake import Lake
+from pipelines.numbers import check_rate
 from pipelines.resample import nearest_at_or_before
 from pipelines.rows import Row, row_sha256
 from pipelines.storage import file_record, fsync_file, fsync_folder, writing
@@ -30,7 +31,7 @@ from schemas.fingerprint import array_sha256, fingerprint
 from schemas.latent import ClipPlan
 from schemas.recipes import EncodeRecipe, ViewsRecipe
 from schemas.tables import LATENTS
-from schemas.time import TimeGrid, rate_text
+from schemas.time import TimeGrid, parse_rate, rate_text
 from schemas.work import Outcome, UnitResult, WorkUnit
 
 _COLUMNS = ["outcome", "views", "duration_ns", "control_rate", "num_steps", "dataset"]
@@ -169,6 +170,7 @@ def _clips(
             f"episode {row['episode_id'][:12]}",
             f"--set views.height_px={near[0]} --set views.width_px={near[1]}, or leave that view out of views.slots",
         )
+    check_rate(recipe.rate, parse_rate(row["control_rate"]), row["dataset"])
     ids, times = frame_grid(view, row["duration_ns"], recipe.rate)
     spans = clip_frames(len(ids), encoder.leading_frames, encoder.temporal_stride, recipe.clip)
     clips = [

@@ -13,8 +13,11 @@ from pipelines.channels import map_streams
 from pipelines.resample import hold_layout, nearest_at_or_before, nominal_period_ns, resample
 from pipelines.rows import StoredEpisode
 from schemas.episode import EncodedView, Stream
+from schemas.errors import RecipeError
 from schemas.time import TimeGrid
 
+MAX_UPSAMPLING = 20
+"""How many times its control rate an episode may be put on a grid; beyond, it is a mistake that would fill a disk."""
 _MAX_STALE_PERIODS = 2.5
 """A frame older than this many periods (of the slower of camera and grid) does not show its step; as for gaps elsewhere."""
 
@@ -40,6 +43,16 @@ class EpisodeNumbers:
     def num_steps(self) -> int:
         """T."""
         return len(self.times_ns)
+
+
+def check_rate(rate: Fraction | None, control_rate: Fraction, dataset: str) -> None:
+    """Raises RecipeError for a rate so far above the control rate that it can only be a mistake; None is native."""
+    if rate is not None and rate > MAX_UPSAMPLING * control_rate:
+        raise RecipeError(
+            f"rate {rate} Hz is over {MAX_UPSAMPLING} times the {control_rate} Hz of {dataset}",
+            "rate",
+            "set a lower rate; more would only repeat commands and frames",
+        )
 
 
 def grid_times(action: Stream, rate: Fraction | None) -> np.ndarray:

@@ -104,26 +104,27 @@ def writing(place: Path) -> Iterator[None]:
         raise told from error
 
 
-def write_durably(path: Path, data: bytes) -> None:
-    """``data`` under ``path``, whole or not at all, replacing what was there; fsynced with its folder."""
+def _partial(path: Path, data: bytes) -> Path:
+    """``data``, durable, beside ``path`` under a name that nobody reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with partial.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+    return partial
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """``data`` under ``path``, whole or not at all, replacing what was there; fsynced with its folder."""
+    partial = _partial(path, data)
     partial.replace(path)
     fsync_folder(path.parent)
 
 
 def publish_once(path: Path, data: bytes) -> bool:
     """``data`` under ``path`` if nothing is there yet, in one atomic act; False if somebody was first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    partial = _partial(path, data)
     try:
         os.link(partial, path)  # unlike rename, link never overwrites
     except FileExistsError:

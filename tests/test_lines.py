@@ -13,12 +13,13 @@ import pytest
 
 from jobs.execute import Executor, WorkerSpec
 from jobs.run import Interrupted
+from pipelines.build import plan_build
 from pipelines.lake import Lake
 from pipelines.simulate import ROBOTS
 from pipelines.stats import denormalize, stats_from_json
 from pipelines.verify import verify_lake, verify_release
 from schemas.errors import LakeError, RecipeError, ReleaseMismatch, UsageError
-from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, TokenizerRecipe, ViewsRecipe
+from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, TokenizerRecipe, ViewsRecipe, validate_model
 from schemas.work import UnitResult, WorkUnit
 from tests.chain import read_json, run_build, run_encode, run_ingest, tables, tar_samples, vectors, write_short
 from tests.fake_build import tree_bytes
@@ -394,3 +395,22 @@ def test_a_robot_without_proprio(tmp_path: Path) -> None:
         for sample in tar_samples(out / content / "webdataset" / "blind_set"):
             assert sample.array("proprio.npy").shape == (4, 0)
             assert np.load(io.BytesIO(sample.members["action.npy"]), allow_pickle=False).shape == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"rate": 100_000}, "over 20 times"),
+        ({"video": {"preset": "nosuch"}}, "encoder refuses"),
+        ({"views": {"height_px": 3, "width_px": 3}}, "even sizes"),
+        ({"views": {"height_px": 100_000, "width_px": 100_000}}, "max_pixels"),
+    ],
+)
+def test_what_a_format_refuses_is_told_by_the_plan(
+    tmp_path: Path, lake: Path, changes: dict[str, Any], told: str
+) -> None:
+    recipe = validate_model(BuildRecipe, {"formats": ["lerobot_v3"], **changes}, "test")
+    with pytest.raises(RecipeError, match=told) as caught:
+        plan_build(Lake.open(lake), recipe, "1")
+    assert caught.value.hint
+    assert "tmp" not in caught.value.where

@@ -4,6 +4,7 @@ A member module exports ``FORMAT``, an object of the ``Format`` protocol. One de
 build line pushes each episode's frames, in order and in chunks, to the open writer of every format.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,22 @@ class BuiltEpisode:
     """Per slot: its LatentClip values of this episode, in time order; {} unless the recipe asks for latents."""
     location: str
     source_key: str
+
+
+def describe_group(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
+    """What the vectors and views of a group mean, as JSON: the same words in the manifest and in every format's index."""
+    return {
+        "robot": group.robot,
+        "rate": group.rate,
+        "license": group.license,
+        "horizon": recipe.horizon,
+        "action_names": list(group.action_names),
+        "proprio_names": list(group.proprio_names),
+        "views": [{"slot": slot, "height_px": height, "width_px": width} for slot, height, width in group.views],
+        "normalize": recipe.normalize,
+        "stats": {name: {key: list(values) for key, values in part.items()} for name, part in group.stats.items()},
+        "tokenizer": None if group.tokenizer_json is None else json.loads(group.tokenizer_json),
+    }
 
 
 class UnitWriter(Protocol):

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
-from pipelines.formats import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress, UnitWriter
+from pipelines.formats import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress, UnitWriter, describe_group
 from pipelines.storage import fsync_file, fsync_folder, write_durably
 from schemas.errors import ReleaseError
 from schemas.recipes import BuildRecipe
@@ -145,16 +145,7 @@ class _Parquet:
         index = {
             "format": "parquet",
             "group": group.name,
-            "robot": group.robot,
-            "rate": group.rate,
-            "license": group.license,
-            "horizon": recipe.horizon,
-            "action_names": list(group.action_names),
-            "proprio_names": list(group.proprio_names),
-            "views": [{"slot": slot, "height_px": height, "width_px": width} for slot, height, width in group.views],
-            "normalize": recipe.normalize,
-            "stats": {name: {key: list(v) for key, v in of.items()} for name, of in group.stats.items()},
-            "tokenizer": None if group.tokenizer_json is None else json.loads(group.tokenizer_json),
+            **describe_group(group, recipe),
             "num_rows": num_rows,
             "num_episodes": group.num_episodes,
             "files": [{"file": _file_name(unit), "rows": facts["rows"]} for unit, facts in units],

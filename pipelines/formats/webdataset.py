@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from pipelines.formats import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress, UnitWriter
+from pipelines.formats import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress, UnitWriter, describe_group
 from pipelines.resample import TOLERANCE_NS
 from pipelines.storage import fsync_file, fsync_folder, write_durably
 from pipelines.windows import latent_spans
@@ -152,16 +152,7 @@ class _WebDataset:
         index = {
             "format": "webdataset",
             "group": group.name,
-            "robot": group.robot,
-            "rate": group.rate,
-            "license": group.license,
-            "horizon": recipe.horizon,
-            "action_names": list(group.action_names),
-            "proprio_names": list(group.proprio_names),
-            "views": [{"slot": slot, "height_px": height, "width_px": width} for slot, height, width in group.views],
-            "normalize": recipe.normalize,
-            "stats": {name: {key: list(v) for key, v in of.items()} for name, of in group.stats.items()},
-            "tokenizer": None if group.tokenizer_json is None else json.loads(group.tokenizer_json),
+            **describe_group(group, recipe),
             "num_samples": sum(facts["samples"] for _, facts in units),
             "num_episodes": group.num_episodes,
             "shards": [
