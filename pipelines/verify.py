@@ -117,9 +117,9 @@ def verify_release(folder: Path, lake: Lake | None = None, readers: bool = False
             if readers:
                 told, read = registry.load("readers", name).problems(where, expected)
                 result.problems += [Problem(str(where), message) for message in told]
-                result.checked[f"{name} samples read by their users' library"] += read
+                result.checked[f"{name}_samples_read_by_its_library"] += read
             for what, count in expected.items():
-                result.checked[f"{name} {what}"] += count
+                result.checked[f"{name}_{what}"] += count
                 if found.get(what) != count:
                     result.problems.append(Problem(str(where), f"{found.get(what)} {what}, the manifest says {count}"))
     for group_entry in manifest["groups"]:
