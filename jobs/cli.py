@@ -294,10 +294,6 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    raise Interrupted(number)
-
-
 def _end_with(error: WamloomError, as_json: bool) -> int:
     code = exit_code_of(error)
     _print_error(f"{error.where}: {error.message}" if error.where else error.message, error.hint)
@@ -311,8 +307,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; ``wamloom`` is this function."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in given
+    asked: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        raise Interrupted(number)
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _terminate)
+        signal.signal(number, interrupt)
+    try:
+        return _run_command(given, as_json)
+    except Interrupted as interrupted:
+        return _end_interrupted(interrupted, as_json)
+    except Exception:
+        if asked:  # a library that was being imported turned the interruption into an error of its own
+            return _end_interrupted(Interrupted(asked[0]), as_json)
+        raise
+
+
+def _end_interrupted(interrupted: Interrupted, as_json: bool) -> int:
+    message, hint = "interrupted; what had finished is kept", "the same command continues"
+    _print_error(message, hint)
+    if as_json:
+        facts = {"error": message, "where": "", "hint": hint, "reason": "interrupted"}
+        _print_json({**facts, "exit_code": interrupted.exit_code})
+    return interrupted.exit_code
+
+
+def _run_command(given: Sequence[str], as_json: bool) -> int:
     try:
         args = make_parser().parse_args(given)
         logging.basicConfig(
@@ -324,9 +346,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             answer: Answer = args.call(args)
         _print_answer(answer, as_json)
         sys.stdout.flush()
-    except Interrupted as interrupted:
-        _print_error("interrupted; what had finished is kept", "the same command continues")
-        return interrupted.exit_code
     except WamloomError as error:
         return _end_with(error, as_json)
     except BrokenPipeError:
