@@ -17,7 +17,7 @@ from schemas.work import UnitResult, WorkUnit
 _log = logging.getLogger(__name__)
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):  # like KeyboardInterrupt, so that no library takes it for an error of its own
     """A signal asked the job to end; what had finished was handed over before this is raised."""
 
     def __init__(self, signal_number: int) -> None:
