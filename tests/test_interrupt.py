@@ -1,5 +1,6 @@
 """A signal ends a job with its code and one plain message; what had finished stays, and nothing is done twice."""
 
+import json
 import signal
 import subprocess
 from pathlib import Path
@@ -28,7 +29,9 @@ def _interrupt(chain: Chain, verb: str, number: signal.Signals, sign: str) -> No
     assert process.returncode == 128 + number, err
     assert err.endswith("error: interrupted; what had finished is kept\nhint: the same command continues\n"), err
     assert "Traceback" not in err
-    assert out == ""
+    facts = json.loads(out)  # one object under --json, also here
+    assert facts["reason"] == "interrupted"
+    assert facts["exit_code"] == 128 + number
 
 
 @pytest.mark.kill
