@@ -86,13 +86,15 @@ def _answer(options: BuildOptions, manifest: dict[str, Any], seconds: float, alr
     counts = manifest["counts"]
     samples = {name: sum(group["samples"] for group in groups.values()) for name, groups in counts.items()}
     episodes = sum(len(group["episodes"]) for group in manifest["groups"])
-    frames = max(sum(group["frames"] for group in groups.values()) for groups in counts.values())
+    frames = sum(group["num_steps"] * len(group["views"]) for group in manifest["groups"])
+    steps = sum(group["num_steps"] for group in manifest["groups"])
     values: dict[str, Any] = {
         "release": options.out,
         "build": manifest["build"],
         "already": already,
         "samples": sum(samples.values()),
         "samples_by_format": samples,
+        "steps": steps,
         "frames": frames,
         "episodes": episodes,
         "dropped": len(manifest["dropped"]),
@@ -103,7 +105,7 @@ def _answer(options: BuildOptions, manifest: dict[str, Any], seconds: float, alr
     }
     what = "was there already" if already else "is whole"
     lines = [
-        f"release {options.out} {what}: {episodes} episodes, {frames} frames, {values['files']} files "
+        f"release {options.out} {what}: {episodes} episodes, {steps} steps, {frames} frames, {values['files']} files "
         f"({values['bytes'] / 1e6:.1f} MB)",
         *(f"  {name}: {number} samples in {', '.join(sorted(counts[name]))}" for name, number in samples.items()),
     ]

@@ -78,6 +78,8 @@ def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seco
         "rejected": totals.rejected,
         "failed": totals.failed,
         "already": totals.already,
+        "duplicates": totals.duplicates,
+        "warned": dict(sorted(totals.warned.items())),
         "already_failed": plan.already_failed,
         "already_rejected": plan.already_rejected,
         "reasons": dict(sorted(totals.reasons.items())),
@@ -96,7 +98,8 @@ def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seco
     }
     lines = [
         f"{totals.listed} episodes listed: {totals.kept} kept, {totals.rejected} rejected, {totals.failed} failed, "
-        f"{totals.already} already in the lake",
+        f"{totals.already} already in the lake"
+        + (f" ({totals.duplicates} of them found a second time by this run)" if totals.duplicates else ""),
         *(f"  {count} x {reason}" for reason, count in totals.reasons.most_common()),
         f"lake: {options.lake}",
     ]
@@ -104,6 +107,9 @@ def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seco
     warnings = [_told(outcome) for outcome in told]
     if len(totals.problems) > len(told):
         warnings.append(f"and {len(totals.problems) - len(told)} more; `wamloom show {options.lake}` lists them")
+    if totals.warned:
+        rules = ", ".join(f"{rule} {count}" for rule, count in totals.warned.most_common(6))
+        warnings.append(f"kept episodes with warnings, by rule: {rules}; `wamloom report {options.lake}` shows them")
     if plan.already_failed or plan.already_rejected:
         warnings.append(
             f"{plan.already_failed} failed and {plan.already_rejected} rejected earlier and were not tried again; "

@@ -198,7 +198,7 @@ def _slots(
             raise CorruptEpisode(message, where, hint, "missing_view")
     for key in sorted(set(by_key) - set(card.views)):
         message = f"the card {card.name} gives the camera {key} no view slot; it is not stored"
-        findings.append(Finding("camera_not_in_card", Severity.INFO, key, message))
+        findings.append(Finding("camera_not_in_card", Severity.WARNING, key, message))
     return filled
 
 

@@ -17,7 +17,7 @@ from pipelines import cards, registry
 from pipelines.channels import to_episode
 from pipelines.ingest_unit import CardChoice, recognize, stage_rows
 from pipelines.lake import Lake, quoted
-from pipelines.rows import Row, failed_row
+from pipelines.rows import WARNED, Row, failed_row
 from pipelines.sources import Source
 from pipelines.video import VideoTools
 from schemas.dataset_card import DatasetCard
@@ -195,6 +195,10 @@ class IngestTotals:
     rejected: int = 0
     failed: int = 0
     already: int = 0
+    duplicates: int = 0
+    """Of ``already``: recordings found a second time, by this run."""
+    warned: Counter[str] = field(default_factory=Counter)
+    """Kept episodes of this run by rule that warns of them."""
     reasons: Counter[str] = field(default_factory=Counter)
     problems: list[Outcome] = field(default_factory=list)
     """Failed and rejected ones of this run."""
@@ -319,9 +323,13 @@ class IngestCommitter:
             for outcome in result.outcomes:
                 if index not in fresh:
                     self.totals.already += 1
+                    self.totals.duplicates += 1
                 else:
                     setattr(self.totals, outcome.kind, getattr(self.totals, outcome.kind) + 1)
-                    if outcome.kind != "kept":
+                    if outcome.kind == "kept":
+                        names = (name for name, _ in outcome.numbers if name.startswith(WARNED))
+                        self.totals.warned.update(name.removeprefix(WARNED) for name in names)
+                    else:
                         self.totals.reasons[outcome.reason] += 1
                         self.totals.problems.append(outcome)
                 index += 1

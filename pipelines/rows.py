@@ -24,6 +24,9 @@ UNHASHED = ("locations", "row_sha256", *BLOB_COLUMNS)
 
 Row = dict[str, Any]
 
+WARNED = "warned:"
+"""Prefix of an outcome's number for each rule with a warning or an error, so that a run can say what it saw."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoredEpisode:
@@ -210,6 +213,7 @@ def _hashable(scalar: Any) -> Any:
 def outcome_of(row: Row) -> Outcome:
     """What the driver and the user are told of a row."""
     place = row["locations"][0]
+    warned = {finding["rule"] for finding in row["findings"] or [] if finding["severity"] != Severity.INFO}
     return Outcome(
         key=f"{place['location']}#{place['key']}",
         kind=row["outcome"],
@@ -218,7 +222,7 @@ def outcome_of(row: Row) -> Outcome:
         where=row["where"],
         hint=row["hint"],
         content_id=row["episode_id"],
-        numbers=(("num_steps", float(row["num_steps"] or 0)),),
+        numbers=(("num_steps", float(row["num_steps"] or 0)), *((WARNED + rule, 1.0) for rule in sorted(warned))),
     )
 
 
