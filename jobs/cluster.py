@@ -7,6 +7,7 @@ kept by a small actor of our own: a unit whose worker died three times becomes a
 """
 
 import atexit
+import functools
 import importlib
 import json
 import logging
@@ -42,8 +43,12 @@ from jobs.run import Interrupted
 from schemas.errors import UnitLost, UsageError, WamloomError
 from schemas.work import UnitResult, WorkUnit
 
+_log = logging.getLogger(__name__)
+
 MAX_ATTEMPTS = 3
 """Tries of one unit that may end without a result."""
+MAX_STARTS = 4
+"""Of one pool: Ray may give up on all of it because one actor died at a bad moment. Attempts at units count on."""
 STALL_SECONDS = 1800.0
 """A job in which no unit finishes for this long is ended."""
 START_SECONDS = 600.0
@@ -137,14 +142,27 @@ class RayExecutor:
             return
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         attempts = ray.remote(_Attempts).options(num_cpus=0, scheduling_strategy=here).remote()
-        answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        rows = _rows(units, worker, attempts)
-        feeding = _in_thread(lambda: _feed(rows, answers))
-        try:
-            yield from self._results(feeding, answers, attempts, stop)
-        finally:
-            if not feeding.done():
-                _end(feeding, attempts)
+        left = {unit.unit_id: unit for unit in units}
+        for start in range(1, MAX_STARTS + 1):
+            answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+            rows = _rows(list(left.values()), worker, attempts)
+            feeding = _in_thread(functools.partial(_feed, rows, answers))
+            try:
+                for result in self._results(feeding, answers, attempts, stop):
+                    if result is not None:
+                        left.pop(result.unit_id, None)
+                    yield result
+            except UnitLost as error:
+                if not left:
+                    return
+                if start == MAX_STARTS or not isinstance(error.__cause__, ray.exceptions.RayError):
+                    raise
+                _log.warning("%s; starting again with %d units", error.message, len(left))
+            else:
+                return
+            finally:
+                if not feeding.done():
+                    _end(feeding, attempts)
 
     def _results(
         self, feeding: "Future[None]", answers: "queue.SimpleQueue[str]", attempts: Any, stop: Callable[[], bool]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,6 +121,34 @@ def test_killed_worker_is_retried_and_poison_fails_alone(ray_executor: Executor,
     ]
     assert (tmp_path / "unit2").stat().st_size == 3
     assert (tmp_path / "unit1").stat().st_size == 2
+
+
+@pytest.mark.ray
+def test_a_pool_that_ray_gives_up_on_is_started_again(ray_executor: Executor) -> None:
+    import ray
+
+    from jobs.cluster import RayExecutor
+
+    class GivesUp(RayExecutor):
+        """Ends as Ray does when an actor is unavailable: with one result, ``times`` times; the other answers are lost."""
+
+        def __init__(self, times: int) -> None:
+            super().__init__()
+            self.times = times
+
+        def _results(self, *arguments: Any) -> Iterator[UnitResult | None]:
+            results = [result for result in super()._results(*arguments) if result is not None]
+            if self.times:
+                self.times -= 1
+                yield results[0]
+                unavailable = ray.exceptions.ActorUnavailableError("unavailable", None)
+                raise UnitLost("Ray gave up: the actor is unavailable") from unavailable
+            yield from results
+
+    expected = _run(_units(4), _spec(Echo, suffix="?"), InlineExecutor())
+    assert _run(_units(4), _spec(Echo, suffix="?"), GivesUp(2)) == expected
+    with pytest.raises(UnitLost, match="gave up"):
+        _run(_units(6), _spec(Echo, suffix="?"), GivesUp(6))
 
 
 @pytest.mark.ray
