@@ -12,7 +12,7 @@ import numpy as np
 
 from schemas.dataset_card import ChannelMap, DatasetCard
 from schemas.embodiment import Channel, Embodiment
-from schemas.episode import EncodedView, Episode, Instruction, RawEpisode, Stream
+from schemas.episode import EncodedView, Episode, Instruction, RawEpisode, Segment, Stream
 from schemas.errors import CardError, CorruptEpisode
 from schemas.findings import Finding, Severity
 from schemas.time import TimeGrid
@@ -30,7 +30,7 @@ def to_episode(raw: RawEpisode, card: DatasetCard, embodiment: Embodiment) -> Ep
     where = raw.ref.where
     action, proprio = _map(timed.streams, card, embodiment, where)
     findings = list(raw.findings)
-    views = _slots(timed.views, card, where, findings)
+    views, depth = _slots(timed.views, card, where, findings)
     instructions = _instructions(timed.instructions, card, findings)
     return Episode(
         raw=timed,
@@ -40,8 +40,10 @@ def to_episode(raw: RawEpisode, card: DatasetCard, embodiment: Embodiment) -> Ep
         action=action,
         proprio=proprio,
         views=views,
+        depth=depth,
         instructions=instructions,
         success=_success(timed, card, where),
+        segments=timed.segments,
         findings=tuple(findings),
     )
 
@@ -145,7 +147,18 @@ def _retimed(raw: RawEpisode, card: DatasetCard, rate: Fraction) -> RawEpisode:
         )
     end = TimeGrid(0, rate, len(old))
     instructions = tuple(_respanned(instruction, old, new, end.window.stop_ns) for instruction in raw.instructions)
-    return dataclasses.replace(raw, streams=streams, views=views, instructions=instructions, declared_rate=rate)
+    stop_ns = end.window.stop_ns
+    segments = tuple(
+        dataclasses.replace(
+            segment,
+            start_ns=_moved(segment.start_ns, old, new, stop_ns),
+            stop_ns=_moved(segment.stop_ns, old, new, stop_ns),
+        )
+        for segment in raw.segments
+    )
+    return dataclasses.replace(
+        raw, streams=streams, views=views, instructions=instructions, segments=segments, declared_rate=rate
+    )
 
 
 def _step_stream(raw: RawEpisode, card: DatasetCard) -> Stream | None:
@@ -172,20 +185,21 @@ def _grid_times(indices: np.ndarray, rate: Fraction) -> np.ndarray:
 
 def _respanned(instruction: Instruction, old: np.ndarray, new: np.ndarray, end_ns: int) -> Instruction:
     """The same steps' span on the new times; a span that ends behind the last step ends one period behind it."""
+    if instruction.start_ns is None or instruction.stop_ns is None:
+        return instruction
+    start_ns, stop_ns = (_moved(time_ns, old, new, end_ns) for time_ns in (instruction.start_ns, instruction.stop_ns))
+    return dataclasses.replace(instruction, start_ns=start_ns, stop_ns=stop_ns)
 
-    def at(time_ns: int | None) -> int | None:
-        if time_ns is None:
-            return None
-        step = int(np.searchsorted(old, time_ns))
-        return int(new[step]) if step < len(new) else end_ns
 
-    return dataclasses.replace(instruction, start_ns=at(instruction.start_ns), stop_ns=at(instruction.stop_ns))
+def _moved(time_ns: int, old: np.ndarray, new: np.ndarray, end_ns: int) -> int:
+    step = int(np.searchsorted(old, time_ns))
+    return int(new[step]) if step < len(new) else end_ns
 
 
 def _slots(
     views: Sequence[EncodedView], card: DatasetCard, where: str, findings: list[Finding]
-) -> dict[str, EncodedView]:
-    """Views by slot, in the order of the card. Raises CorruptEpisode where a required slot stays empty."""
+) -> tuple[dict[str, EncodedView], dict[str, EncodedView]]:
+    """Views and depth by slot, in the order of the card. Raises CorruptEpisode where a required slot stays empty."""
     by_key = {view.key: view for view in views}
     filled: dict[str, EncodedView] = {}
     for key, slot in card.views.items():
@@ -196,10 +210,17 @@ def _slots(
             message = f"the camera {key} of the view {slot} is not there; found: {found}"
             hint = "list the slot under optional_views in the card if episodes may lack it"
             raise CorruptEpisode(message, where, hint, "missing_view")
-    for key in sorted(set(by_key) - set(card.views)):
+    depth: dict[str, EncodedView] = {}
+    for key, slot in card.depth.items():
+        if key in by_key:
+            depth[slot] = by_key[key]
+        else:
+            message = f"the depth camera {key}, which the card {card.name} lists, is not there"
+            findings.append(Finding("missing_depth", Severity.INFO, key, message))
+    for key in sorted(set(by_key) - set(card.views) - set(card.depth)):
         message = f"the card {card.name} gives the camera {key} no view slot; it is not stored"
         findings.append(Finding("camera_not_in_card", Severity.WARNING, key, message))
-    return filled
+    return filled, depth
 
 
 def _instructions(

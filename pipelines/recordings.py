@@ -3,18 +3,21 @@
 No source is known here, and no meaning is given to what is read.
 """
 
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from pipelines.storage import inside, state_of
 from pipelines.video import VideoTools
 from schemas.episode import EncodedView, EpisodeRef, Instruction
 from schemas.errors import CorruptEpisode, SourceError
-from schemas.fingerprint import fingerprint
+from schemas.fingerprint import bytes_sha256, fingerprint
+from schemas.recipes import Limits
 
 MAX_JSON_BYTES = 256 << 20
 _MAX_DEPTH = 3
@@ -106,6 +109,54 @@ def packed_view(key: str, images: Sequence[bytes], times_ns: np.ndarray, video: 
         "packed",
         cut.first_frame,
     )
+
+
+def pixels_view(
+    key: str, frames: Iterable[np.ndarray], times_ns: np.ndarray, video: VideoTools, where: str
+) -> EncodedView:
+    """Raw pictures as a video of PNG, without loss: uint8 [H, W, 3] RGB or [H, W] gray, or uint16 [H, W] depth.
+
+    Raises CorruptEpisode (``bad_image``) for pictures of another type or shape, and DecodeError.
+    """
+    return packed_view(key, [_png(frame, where, key) for frame in frames], times_ns, video, where)
+
+
+def _png(frame: np.ndarray, where: str, key: str) -> bytes:
+    fits = (frame.dtype == np.uint8 and (frame.ndim == 2 or frame.shape[2:] == (3,))) or (
+        frame.dtype == np.uint16 and frame.ndim == 2
+    )
+    if not fits:
+        message = f"a picture of {key} is {frame.dtype} {frame.shape}, which has no lossless place"
+        raise CorruptEpisode(message, where, "pictures are uint8 RGB or gray, or uint16 depth", "bad_image")
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(frame)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def file_view(key: str, path: Path, video: VideoTools, limits: Limits, where: str) -> tuple[EncodedView, str]:
+    """A whole video file, copied as it is, at its own frame times from 0 on; and the hash of its bytes.
+
+    Raises CorruptEpisode (``too_large``) and DecodeError. The caller counts its frames and may give them other times.
+    """
+    size = path.stat().st_size
+    if size > limits.max_video_bytes:
+        message = f"the video has {size} bytes, more than the {limits.max_video_bytes} allowed"
+        raise CorruptEpisode(message, where, "raise limits.max_video_bytes in the recipe", "too_large")
+    data = path.read_bytes()
+    facts = video.inspect(data, where)
+    times_ns = facts.times_ns - facts.times_ns[:1]
+    view = EncodedView(
+        key,
+        facts.codec,
+        facts.container,
+        data,
+        facts.width_px,
+        facts.height_px,
+        times_ns,
+        facts.packets_sha256,
+        "copied",
+    )
+    return view, bytes_sha256(data)
 
 
 def spanned_instructions(texts: Sequence[str], field: str, times_ns: np.ndarray) -> list[Instruction]:

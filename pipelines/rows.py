@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -11,11 +12,11 @@ import pyarrow as pa
 
 from schemas.dataset_card import DatasetCard
 from schemas.embodiment import Embodiment
-from schemas.episode import EncodedView, Episode, EpisodeRef, Instruction, Segment, Stream
+from schemas.episode import Calibration, EncodedView, Episode, EpisodeRef, Instruction, Segment, Stream
 from schemas.errors import LakeError, RejectEpisode, WamloomError
 from schemas.findings import Finding, Measure, Severity
 from schemas.fingerprint import bytes_sha256, fingerprint
-from schemas.tables import BLOB_COLUMNS, BLOB_PREFIX, EPISODE_FIELDS, STAGED_EPISODES
+from schemas.tables import BLOB_COLUMNS, BLOB_PREFIX, DEPTH_PREFIX, EPISODE_FIELDS, STAGED_EPISODES
 from schemas.time import parse_rate, rate_text
 from schemas.work import Outcome
 
@@ -41,6 +42,11 @@ class StoredEpisode:
     views: Mapping[str, EncodedView]
     """By slot; ``data`` is empty."""
     blobs_sha256: Mapping[str, str]
+    """By slot; those of depth under ``depth_<slot>``."""
+    depth: Mapping[str, EncodedView]
+    """By slot, as ``views``."""
+    calibrations: tuple[Calibration, ...]
+    segments: tuple[Segment, ...]
     instructions: tuple[Instruction, ...]
     success: bool | None
     location: str
@@ -56,6 +62,7 @@ def location_of(ref: EpisodeRef) -> Row:
         "split": ref.split,
         "dataset": ref.dataset,
         "state": ref.state,
+        "revision": 1,
     }
 
 
@@ -126,6 +133,7 @@ def episode_row(
         "instructions": [dataclasses.asdict(instruction) for instruction in episode.instructions],
         "success": episode.success,
         "segments": [dataclasses.asdict(segment) for segment in episode.segments],
+        "calibrations": [_calibration_value(one, episode.card) for one in raw.calibrations],
         "measures": [dataclasses.asdict(measure) for measure in measures],
         "findings": [_finding_value(finding) for finding in findings],
         "control_rate": rate_text(episode.control_rate),
@@ -134,9 +142,11 @@ def episode_row(
     }
     if rejection is None:
         row["streams"] = [_stream_value(stream) for stream in raw.streams]
-        row["views"] = [_view_value(slot, view) for slot, view in sorted(episode.views.items())]
-        for slot, view in episode.views.items():
-            row[BLOB_PREFIX + slot] = view.data
+        row["views"] = [_view_value(slot, view, False) for slot, view in sorted(episode.views.items())]
+        row["views"] += [_view_value(slot, view, True) for slot, view in sorted(episode.depth.items())]
+        for prefix, views in ((BLOB_PREFIX, episode.views), (DEPTH_PREFIX, episode.depth)):
+            for slot, view in views.items():
+                row[prefix + slot] = _bytes_of(view)
     return row
 
 
@@ -161,7 +171,15 @@ def _stream_value(stream: Stream) -> Row:
     }
 
 
-def _view_value(slot: str, view: EncodedView) -> Row:
+def _calibration_value(calibration: Calibration, card: DatasetCard) -> Row:
+    return {**dataclasses.asdict(calibration), "slot": card.views.get(calibration.camera, "")}
+
+
+def _bytes_of(view: EncodedView) -> bytes:
+    return view.data if isinstance(view.data, bytes) else Path(view.data.path).read_bytes()
+
+
+def _view_value(slot: str, view: EncodedView, is_depth: bool) -> Row:
     return {
         "slot": slot,
         "key": view.key,
@@ -172,10 +190,12 @@ def _view_value(slot: str, view: EncodedView) -> Row:
         "num_frames": view.num_frames,
         "first_frame": view.first_frame,
         "times_ns": view.times_ns,
-        "num_bytes": len(view.data),
-        "sha256": bytes_sha256(view.data),
+        "num_bytes": view.num_bytes,
+        "sha256": bytes_sha256(_bytes_of(view)),
         "packets_sha256": view.packets_sha256,
         "how": view.how,
+        "is_depth": is_depth,
+        "file": "",
     }
 
 
@@ -229,7 +249,7 @@ def outcome_of(row: Row) -> Outcome:
 META_COLUMNS = [
     field.name
     for field in EPISODE_FIELDS
-    if field.name not in {"findings", "measures", "segments", "attributes_json", "row_sha256"}
+    if field.name not in {"findings", "measures", "attributes_json", "signature", "row_sha256"}
 ]
 """What ``stored_episode`` needs of a row."""
 
@@ -239,21 +259,6 @@ def stored_episode(row: Row) -> StoredEpisode:
     if row["outcome"] != "kept":
         raise LakeError(f"episode {row['episode_id'][:12]} was {row['outcome']}, its data is not in the lake")
     place = row["locations"][0]
-    views = {
-        value["slot"]: EncodedView(
-            key=value["key"],
-            codec=value["codec"],
-            container=value["container"],
-            data=b"",
-            width_px=value["width_px"],
-            height_px=value["height_px"],
-            times_ns=np.asarray(value["times_ns"], dtype=np.int64),
-            packets_sha256=value["packets_sha256"],
-            how=value["how"],
-            first_frame=value["first_frame"],
-        )
-        for value in row["views"]
-    }
     return StoredEpisode(
         episode_id=row["episode_id"],
         dataset=row["dataset"],
@@ -261,14 +266,40 @@ def stored_episode(row: Row) -> StoredEpisode:
         embodiment=Embodiment.model_validate_json(row["embodiment_json"]),
         control_rate=parse_rate(row["control_rate"]),
         streams=tuple(_stream(value) for value in row["streams"]),
-        views=views,
-        blobs_sha256={value["slot"]: value["sha256"] for value in row["views"]},
+        views={value["slot"]: _view(value) for value in row["views"] if not value["is_depth"]},
+        depth={value["slot"]: _view(value) for value in row["views"] if value["is_depth"]},
+        blobs_sha256={
+            (DEPTH_PREFIX if value["is_depth"] else "") + value["slot"]: value["sha256"] for value in row["views"]
+        },
+        calibrations=tuple(_calibration(value) for value in row["calibrations"]),
+        segments=tuple(segment_of(value) for value in row["segments"]),
         instructions=tuple(Instruction(**value) for value in row["instructions"]),
         success=row["success"],
         location=place["location"],
         source_key=place["key"],
         license=row["license"],
     )
+
+
+def _view(value: Row) -> EncodedView:
+    return EncodedView(
+        key=value["key"],
+        codec=value["codec"],
+        container=value["container"],
+        data=b"",
+        width_px=value["width_px"],
+        height_px=value["height_px"],
+        times_ns=np.asarray(value["times_ns"], dtype=np.int64),
+        packets_sha256=value["packets_sha256"],
+        how=value["how"],
+        first_frame=value["first_frame"],
+    )
+
+
+def _calibration(value: Row) -> Calibration:
+    facts = {name: part for name, part in value.items() if name != "slot"}
+    facts |= {name: tuple(facts[name]) for name in ("intrinsics", "extrinsics")}
+    return Calibration(**facts)
 
 
 def _stream(value: Row) -> Stream:

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipelines import video_wire
 from pipelines.video_process import Budget, DecodingChild, count_in
-from schemas.episode import EncodedView
+from schemas.episode import EncodedView, VideoFile
 from schemas.errors import DecodeError, MissingFile
 from schemas.recipes import Limits, ViewsRecipe
 
@@ -201,7 +201,7 @@ class VideoTools:
         self, view: EncodedView, where: str, ids: np.ndarray | None, views: ViewsRecipe | None, *, gray: bool
     ) -> Iterator[np.ndarray]:
         expected = view.num_frames if ids is None else len(ids)
-        self._check_bytes(len(view.data), where)
+        self._check_bytes(view.num_bytes, where)
         session = self._open(view, where, ids, views, gray)
         given = 0
         try:
@@ -330,12 +330,15 @@ def _ids(frame_ids: np.ndarray | None, num_frames: int) -> np.ndarray | None:
 
 
 @contextlib.contextmanager
-def _files(contents: Sequence[bytes | memoryview]) -> Iterator[list[int]]:
-    """A memory file for each of ``contents``, closed in the end."""
+def _files(contents: Sequence[bytes | memoryview | VideoFile]) -> Iterator[list[int]]:
+    """A file for each of ``contents``, in memory unless it is one already, closed in the end."""
     descriptors: list[int] = []
     try:
         for content in contents:
-            descriptors.append(video_wire.memory_file([content]))  # noqa: PERF401 - those made are closed on an error
+            if isinstance(content, VideoFile):
+                descriptors.append(os.open(content.path, os.O_RDONLY | os.O_CLOEXEC))
+            else:
+                descriptors.append(video_wire.memory_file([content]))
         yield descriptors
     finally:
         video_wire.close_all(descriptors)

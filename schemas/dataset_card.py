@@ -40,6 +40,16 @@ class Language(_Frozen):
     """In order of preference; empty: whatever the source itself calls the task."""
     ignore: tuple[str, ...] = ()
     """Texts that are placeholders or labels in this data set, compared without case."""
+    uninformative: bool = False
+    """Others found that the texts of this data set say little of what happens; they are kept, and reported."""
+
+
+class Picture(_Frozen):
+    """How the pixels of a camera lie in the source; they are stored as they come and set right when decoded."""
+
+    orientation: Literal["upright", "rotated_180", "flipped_vertically", "mirrored"] = "upright"
+    channels: Literal["rgb", "bgr"] = "rgb"
+    """``bgr``: red and blue come out swapped when the stored picture is decoded as its file format says."""
 
 
 class DatasetCard(_Frozen):
@@ -62,6 +72,14 @@ class DatasetCard(_Frozen):
     """Source camera key to view slot; a camera that is not listed is stored in no slot and reported."""
     optional_views: tuple[ViewSlot, ...] = ()
     """Slots whose absence does not fail an episode."""
+    pictures: dict[str, Picture] = {}
+    """By source camera key, for those that do not simply show what was there."""
+    depth: dict[str, ViewSlot] = {}
+    """Source depth camera key to the view slot it accompanies."""
+    depth_unit_m: float | None = None
+    """Metres per unit of the stored depth numbers; None: not known."""
+    observed: Literal["before_action", "after_action", "unknown"] = "unknown"
+    """Whether the observation of a step was taken before its action was sent (the usual case) or after it."""
     language: Language = Language()
     success_field: str | None = None
     """Source stream whose last value says success; None: the source does not say."""
@@ -73,6 +91,10 @@ class DatasetCard(_Frozen):
         slots = list(self.views.values())
         if len(set(slots)) != len(slots):
             raise ValueError("two cameras fill the same view slot")
+        if len(set(self.depth.values())) != len(self.depth):
+            raise ValueError("two depth cameras accompany the same view slot")
+        if strangers := sorted(set(self.pictures) - set(self.views)):
+            raise ValueError(f"pictures tells of {strangers[0]!r}, which views does not list")
         unknown = set(self.optional_views) - set(slots)
         if unknown:
             raise ValueError(f"optional views {sorted(unknown)} are not filled by any camera")

@@ -1,5 +1,6 @@
 """An episode: one continuous recording of one robot doing one task, with every stream and view on its own clock."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -67,6 +68,14 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class VideoFile:
+    """A video too large to hold in memory: a local file that consists of nothing else."""
+
+    path: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedView:
     """The video of one camera, as encoded by the source and never re-compressed."""
 
@@ -76,7 +85,7 @@ class EncodedView:
     """FFmpeg codec name: ``h264``, ``av1``, ``mjpeg``, ``png``, ..."""
     container: str
     """FFmpeg demuxer to open ``data`` with: ``mov`` or ``matroska``."""
-    data: bytes
+    data: bytes | VideoFile
     width_px: int
     height_px: int
     times_ns: np.ndarray
@@ -93,6 +102,32 @@ class EncodedView:
         """Frames that belong to the episode (those skipped do not)."""
         return len(self.times_ns)
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the video, wherever it is."""
+        return self.data.num_bytes if isinstance(self.data, VideoFile) else len(self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What a source says of the geometry of one camera, as it says it; several may speak of the same camera."""
+
+    camera: str
+    """The camera's name in the source, as in ``EncodedView.key``."""
+    origin: str
+    """The file or field that says so."""
+    intrinsics: tuple[float, ...] = ()
+    """fx, fy, cx, cy in pixels of a picture of ``width_px`` x ``height_px``; empty where unknown."""
+    width_px: int = 0
+    height_px: int = 0
+    extrinsics: tuple[float, ...] = ()
+    """The pose of the camera in ``frame``, written as ``convention`` says; empty where unknown."""
+    convention: Literal["", "xyz_euler_xyz", "xyz_quaternion_xyzw", "xyz_axis_angle", "matrix_4x4"] = ""
+    """Metres and radians; Euler angles about fixed axes x, y, z; matrices row by row, camera to frame."""
+    frame: Literal["", "base", "gripper", "world", "unknown"] = ""
+    note: str = ""
+    """What else the source says, such as how good the calibration is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
@@ -108,7 +143,8 @@ class Instruction:
 class Segment:
     """An annotated half-open span; nothing is ever cut out because of it."""
 
-    kind: Literal["idle", "language", "gap", "success"]
+    kind: Literal["idle", "keep", "language", "gap", "success"]
+    """``keep`` is a span that published keep-ranges want to train on."""
     start_ns: int
     stop_ns: int
     label: str = ""
@@ -132,15 +168,24 @@ class RawEpisode:
     """Episode-level facts of the source, such as ``file_path``."""
     findings: tuple[Finding, ...] = ()
     """What the reader noticed, such as flags that deny pictures that are there."""
+    calibrations: tuple[Calibration, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    """Spans that the source or files published beside it tell of; ``pipelines.segments`` adds those it finds itself."""
 
     @property
     def episode_id(self) -> str:
-        """Content identity: numbers, compressed frames and instructions; not name, path, index, split or container."""
+        """Content identity: numbers, compressed frames, instructions and what else is said of the episode.
+
+        Not name, path, index, split or container.
+        """
+        said = [dataclasses.astuple(one) for one in self.calibrations]
+        said += [dataclasses.astuple(one) for one in self.segments]
         return fingerprint(
             "episode-1",
             sorted(stream.identity for stream in self.streams),
             sorted((view.key, view.num_frames, view.packets_sha256) for view in self.views),
             [instruction.text for instruction in self.instructions],
+            *([said] if said else []),
         )
 
     def stream(self, name: str) -> Stream | None:
@@ -162,6 +207,8 @@ class Episode:
     """By view slot."""
     instructions: tuple[Instruction, ...]
     success: bool | None
+    depth: Mapping[str, EncodedView] = field(default_factory=dict)
+    """By the view slot they accompany: distances as 16-bit numbers, lossless, in units of ``card.depth_unit_m``."""
     segments: tuple[Segment, ...] = ()
     findings: tuple[Finding, ...] = field(default=())
 

@@ -42,6 +42,8 @@ class Limits(_Frozen):
     max_video_bytes: int = Field(default=4_294_967_296, gt=0)
     max_record_bytes: int = Field(default=2_147_483_648, gt=0)
     """Per TFRecord or Parquet file."""
+    max_array_bytes: int = Field(default=8_589_934_592, gt=0)
+    """Per array of an HDF5 or Zarr file, as it would lie in memory."""
     decode_memory_mb: int = Field(default=3072, gt=0)
     """Address space the decoding child may use beyond what it starts with."""
     seconds_per_1000_frames: float = Field(default=120.0, gt=0)
@@ -67,6 +69,10 @@ class IngestRecipe(_Frozen):
     max_rejected_fraction: float = Field(default=0.5, ge=0, le=1)
     unit_mb: int = Field(default=64, gt=0)
     """Source bytes per work unit."""
+    annotations: tuple[str, ...] = ()
+    """Files published beside a data set (languages, calibrations, keep-ranges of DROID), or folders of them."""
+    blob_mb: int = Field(default=64, gt=0)
+    """A larger video becomes a file of its own in the lake instead of a blob in its table."""
     commit_mb: int = Field(default=256, gt=0)
     """Rows are committed to the lake in batches of about this size."""
 

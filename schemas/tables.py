@@ -7,6 +7,8 @@ from schemas.embodiment import VIEW_SLOTS
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 BLOB_PREFIX = "video_"
 """Blob column of view slot ``s`` is ``video_s``."""
+DEPTH_PREFIX = "depth_"
+"""Blob column of the depth that accompanies view slot ``s`` is ``depth_s``."""
 
 INSTRUCTION = pa.struct(
     [("text", pa.string()), ("field", pa.string()), ("start_ns", pa.int64()), ("stop_ns", pa.int64())]
@@ -48,6 +50,22 @@ VIEW = pa.struct(
         ("sha256", pa.string()),  # of the blob
         ("packets_sha256", pa.string()),
         ("how", pa.string()),
+        ("is_depth", pa.bool_()),
+        ("file", pa.string()),  # relative to the lake, where the video is too large for a blob; else ""
+    ]
+)
+CALIBRATION = pa.struct(
+    [
+        ("camera", pa.string()),
+        ("slot", pa.string()),  # "" where the camera fills none
+        ("origin", pa.string()),
+        ("intrinsics", pa.list_(pa.float64())),
+        ("width_px", pa.int32()),
+        ("height_px", pa.int32()),
+        ("extrinsics", pa.list_(pa.float64())),
+        ("convention", pa.string()),
+        ("frame", pa.string()),
+        ("note", pa.string()),
     ]
 )
 LOCATION = pa.struct(
@@ -57,6 +75,7 @@ LOCATION = pa.struct(
         ("split", pa.string()),
         ("dataset", pa.string()),
         ("state", pa.string()),
+        ("revision", pa.int64()),  # 1, and one more each time the files of that place were found changed
     ]
 )
 
@@ -94,6 +113,8 @@ EPISODE_FIELDS: list[pa.Field] = [
     pa.field("duration_ns", pa.int64()),
     pa.field("streams", pa.list_(STREAM)),
     pa.field("views", pa.list_(VIEW)),
+    pa.field("calibrations", pa.list_(CALIBRATION)),
+    pa.field("signature", pa.binary()),  # of the motion, to find the same recording in other wrapping
     pa.field("row_sha256", pa.string()),  # our own hash over everything but locations and blobs
 ]
 
@@ -138,7 +159,7 @@ TEXT_FIELDS: list[pa.Field] = [
     pa.field("row_sha256", pa.string()),
 ]
 
-BLOB_COLUMNS = tuple(BLOB_PREFIX + slot for slot in VIEW_SLOTS)
+BLOB_COLUMNS = tuple(prefix + slot for prefix in (BLOB_PREFIX, DEPTH_PREFIX) for slot in VIEW_SLOTS)
 
 STAGED_EPISODES = pa.schema([*EPISODE_FIELDS, *(pa.field(name, pa.large_binary()) for name in BLOB_COLUMNS)])
 """Episodes on their way into the lake; there the video columns become Lance blobs."""

@@ -23,6 +23,7 @@ from pipelines import lerobot_index, parquet_rows
 from pipelines.lerobot_index import BOOKKEEPING, IndexedEpisode, Info
 from pipelines.recordings import (
     check_unchanged,
+    file_view,
     files_state,
     packed_view,
     path_inside,
@@ -33,7 +34,7 @@ from pipelines.video import VideoTools
 from schemas.episode import Clock, EncodedView, EpisodeRef, Instruction, RawEpisode, Stream
 from schemas.errors import CorruptEpisode, MissingFile, SourceError
 from schemas.findings import Finding, Severity
-from schemas.fingerprint import array_sha256, bytes_sha256, fingerprint
+from schemas.fingerprint import array_sha256, fingerprint
 from schemas.recipes import Limits
 from schemas.time import NANOSECONDS, TimeGrid
 
@@ -367,29 +368,23 @@ class _Reading:
     def _camera(self, key: str, relative: str, num_rows: int) -> EncodedView:
         path = self._existing(relative)
         where = f"{relative} ({self._where})"
-        size = path.stat().st_size
-        if size > self._limits.max_video_bytes:
-            message = f"the video has {size} bytes, more than the {self._limits.max_video_bytes} allowed"
-            raise CorruptEpisode(message, where, "raise limits.max_video_bytes in the recipe", "too_large")
         if not self._info.is_v3:
-            data = path.read_bytes()
-            facts = self._video.inspect(data, where)
-            self._hashes.append(bytes_sha256(data))
-            first, times_ns, how = 0, facts.times_ns, "copied"
-        else:
-            cut = self._video.cut(str(path), float.fromhex(self._facts["starts_s"][key]), num_rows, where)
-            data, facts, first, how = cut.data, cut.facts, cut.first_frame, "cut"
-            times_ns = facts.times_ns[first : first + num_rows]
+            view, digest = file_view(key, path, self._video, self._limits, where)
+            self._hashes.append(digest)
+            return view
+        cut = self._video.cut(str(path), float.fromhex(self._facts["starts_s"][key]), num_rows, where)
+        facts, first = cut.facts, cut.first_frame
+        times_ns = facts.times_ns[first : first + num_rows]
         return EncodedView(
             key,
             facts.codec,
             facts.container,
-            data,
+            cut.data,
             facts.width_px,
             facts.height_px,
             times_ns - times_ns[:1],
             facts.packets_sha256,
-            how,  # type: ignore[arg-type]
+            "cut",
             first,
         )
 
