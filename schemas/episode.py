@@ -171,6 +171,8 @@ class RawEpisode:
     calibrations: tuple[Calibration, ...] = ()
     segments: tuple[Segment, ...] = ()
     """Spans that the source or files published beside it tell of; ``pipelines.segments`` adds those it finds itself."""
+    column_names: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """By stream: what the source calls its columns, where it says so."""
 
     @property
     def episode_id(self) -> str:
