@@ -14,7 +14,7 @@ def made_row(episode_id: str, *, video: bytes | None = b"video", key: str = "e0"
         "outcome": outcome,
         "reason": "",
         "dataset": "made",
-        "locations": [{"location": "/data", "key": key, "split": "train", "dataset": "made", "state": "s"}],
+        "locations": [{"location": "/data", "key": key, "split": "train", "dataset": "made", "state": "s", "revision": 1}],
         "streams": [
             {"name": "x", "dtype": "<f8", "shape": [2], "data": bytes(16), "times_ns": [0, 1], "clock": "declared"}
         ],
