@@ -12,7 +12,7 @@ import numpy as np
 
 from schemas.dataset_card import ChannelMap, DatasetCard
 from schemas.embodiment import Channel, Embodiment
-from schemas.episode import EncodedView, Episode, Instruction, RawEpisode, Segment, Stream
+from schemas.episode import EncodedView, Episode, Instruction, RawEpisode, Stream
 from schemas.errors import CardError, CorruptEpisode
 from schemas.findings import Finding, Severity
 from schemas.time import TimeGrid
@@ -26,10 +26,14 @@ def to_episode(raw: RawEpisode, card: DatasetCard, embodiment: Embodiment) -> Ep
     (``missing_view``, ``length_mismatch``).
     """
     rate = card.control_rate or raw.declared_rate or embodiment.control_rate
-    timed = _retimed(raw, card, rate)
+    timed = _with_own_rates(_retimed(raw, card, rate), card)
     where = raw.ref.where
     action, proprio = _map(timed.streams, card, embodiment, where)
     findings = list(raw.findings)
+    if raw.declared_rate not in (None, rate):
+        message = f"the source declares {raw.declared_rate} Hz, the card {card.name} corrects it to {rate} Hz"
+        numbers = (("declared_hz", float(raw.declared_rate or 0)), ("control_rate_hz", float(rate)))
+        findings.append(Finding("rate_corrected", Severity.INFO, "rate", message, None, numbers))
     views, depth = _slots(timed.views, card, where, findings)
     instructions = _instructions(timed.instructions, card, findings)
     return Episode(
@@ -83,6 +87,9 @@ def _vector(
             guess = f"did you mean {near[0]!r}? " if near else ""
             hint = f"{guess}fields found: {', '.join(sorted(streams)) or 'none'}"
             raise CardError(f"{name} wants the field {one.field!r}, which the data does not have", where, hint)
+        if not len(stream.values):
+            message = f"{name} wants the field {one.field}, which has no rows"
+            raise CorruptEpisode(message, where, "leave the episode out of the data set", "empty")
         values = stream.values.reshape(len(stream.values), -1)
         stop = values.shape[1] if one.stop is None else one.stop
         if not 0 <= one.start < stop <= values.shape[1]:
@@ -129,10 +136,13 @@ def _retimed(raw: RawEpisode, card: DatasetCard, rate: Fraction) -> RawEpisode:
     else:
         indices = old if plain else _indices(old, raw.declared_rate or rate)
         new = _grid_times(indices, rate)
-    streams = tuple(
-        dataclasses.replace(stream, times_ns=new, clock="declared") if np.array_equal(stream.times_ns, old) else stream
-        for stream in raw.streams
-    )
+    if plain:  # a stream may be a row shorter than the steps
+        streams = tuple(dataclasses.replace(one, times_ns=_grid_times(one.times_ns, rate)) for one in raw.streams)
+    else:
+        streams = tuple(
+            dataclasses.replace(one, times_ns=new, clock="declared") if np.array_equal(one.times_ns, old) else one
+            for one in raw.streams
+        )
     if plain:
         views = tuple(dataclasses.replace(view, times_ns=_grid_times(view.times_ns, rate)) for view in raw.views)
     elif recorded or raw.declared_rate is None:
@@ -158,6 +168,22 @@ def _retimed(raw: RawEpisode, card: DatasetCard, rate: Fraction) -> RawEpisode:
     )
     return dataclasses.replace(
         raw, streams=streams, views=views, instructions=instructions, segments=segments, declared_rate=rate
+    )
+
+
+def _with_own_rates(raw: RawEpisode, card: DatasetCard) -> RawEpisode:
+    """``raw`` with the fields and cameras of ``card.rates`` on clocks of their own; recorded times stay."""
+
+    def own(name: str, times_ns: np.ndarray) -> np.ndarray:
+        return TimeGrid(0, card.rates[name], len(times_ns)).times_ns() if name in card.rates else times_ns
+
+    return dataclasses.replace(
+        raw,
+        streams=tuple(
+            dataclasses.replace(one, times_ns=own(one.name, one.times_ns)) if one.clock == "declared" else one
+            for one in raw.streams
+        ),
+        views=tuple(dataclasses.replace(one, times_ns=own(one.key, one.times_ns)) for one in raw.views),
     )
 
 
@@ -251,7 +277,7 @@ def _instructions(
 
 
 def _success(raw: RawEpisode, card: DatasetCard, where: str) -> bool | None:
-    """Last value of the success stream, or the attribute of that name; None where the card names none."""
+    """Last value of the success stream, or the fact of that name; None where the card names none, or the text says nothing."""
     name = card.success_field
     if name is None:
         return None
@@ -259,6 +285,8 @@ def _success(raw: RawEpisode, card: DatasetCard, where: str) -> bool | None:
     attributes = dict(raw.attributes)
     if stream is not None and stream.values.size:
         return bool(np.asarray(stream.values[-1]).reshape(-1)[-1] > 0)
+    if isinstance(text := attributes.get(name), str):
+        return card.success_texts.get(text)
     if name in attributes:
         return bool(attributes[name])
     fields = sorted({stream.name for stream in raw.streams} | set(attributes))

@@ -66,6 +66,8 @@ class DatasetCard(_Frozen):
     """None: the rate the source declares, else the embodiment's."""
     clock: Literal["source", "declared"] = "declared"
     """``source`` uses the recorded timestamps of the steps; ``declared`` index / control rate."""
+    rates: dict[str, Rate] = {}
+    """Rows per second of fields, and frames per second of cameras, that do not tick with the steps: row i is at i / rate."""
     proprio: tuple[ChannelMap, ...] = ()
     action: tuple[ChannelMap, ...] = ()
     views: dict[str, ViewSlot] = {}
@@ -82,7 +84,9 @@ class DatasetCard(_Frozen):
     """Whether the observation of a step was taken before its action was sent (the usual case) or after it."""
     language: Language = Language()
     success_field: str | None = None
-    """Source stream whose last value says success; None: the source does not say."""
+    """Source stream whose last value says success, or a fact of the episode; None: the source does not say."""
+    success_texts: dict[str, bool] = {}
+    """What the texts of ``success_field`` mean, where it is one; another text says nothing."""
     institution: str = "unknown"
     notes: str = ""
 
