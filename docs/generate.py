@@ -14,12 +14,15 @@ from pipelines import registry  # noqa: E402
 from schemas import errors  # noqa: E402
 from schemas.findings import Rule  # noqa: E402
 
-VERBS = ("sample", "ingest", "encode", "build", "verify", "report", "status", "show")
+VERBS = (
+    *("sample", "ingest", "encode", "build", "verify", "report", "status", "show"),
+    *("cards list", "cards show", "cards check", "cards new"),
+)
 
 
 def cli_help() -> str:
     """Every verb's help, as Markdown."""
-    return "\n".join(f"## wamloom {verb}\n\n```text\n{_help([verb])}```\n" for verb in VERBS)
+    return "\n".join(f"## wamloom {verb}\n\n```text\n{_help(verb.split())}```\n" for verb in VERBS)
 
 
 def _help(arguments: list[str]) -> str:

@@ -88,6 +88,11 @@ def _place(text: str) -> str:
     return text
 
 
+def _location(text: str) -> str:
+    """Where recordings lie: a path as typed, or a URL."""
+    return text if "://" in text else _place(text)
+
+
 def _new_place(text: str) -> str:
     """A path that something can be written to: what lies above it is a folder, as far as it is there."""
     above = Path(_place(text)).absolute().parent
@@ -173,7 +178,32 @@ def make_parser() -> argparse.ArgumentParser:
     which = show.add_mutually_exclusive_group()
     which.add_argument("--episode", metavar="ID", help="one episode, by its id or the beginning of it")
     which.add_argument("--sample", type=_index, metavar="K", help="the K-th sample of a release")
+    _cards(verbs)
     return parser
+
+
+def _cards(verbs: Any) -> None:
+    cards = verbs.add_parser(
+        "cards",
+        help="list, show, check and draft the cards that give recordings their meaning",
+        description="List, show, check and draft the cards that give recordings their meaning.",
+        formatter_class=_Help,
+    )
+    actions = cards.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
+    _verb(actions, "list", "say which cards are shipped, and what they do not know", _list_cards)
+    show = _verb(actions, "show", "print a data set card and the card of its robot", _show_card)
+    show.add_argument("card", type=_place, metavar="CARD", help="data set card by name, or TOML file")
+    check = _verb(actions, "check", "hold a card against recordings and say what disagrees", _check_card)
+    check.add_argument("card", type=_place, metavar="CARD", help="data set card by name, or TOML file")
+    new = _verb(actions, "new", "draft the cards of recordings that no card knows", _new_card)
+    for parser in (check, new):
+        parser.add_argument("location", type=_location, metavar="LOCATION", help="folder or URL of recordings")
+        parser.add_argument(
+            "--episodes", type=_count, default=10, metavar="N", help="how many to look at (default: 10)"
+        )
+    new.add_argument("--name", help="name of the card (default: the data set's)")
+    new.add_argument("--out", type=_new_place, metavar="FOLDER", help="where to write both cards (default: print them)")
+    _dry_run(new)
 
 
 def _verb(verbs: Any, name: str, meaning: str, call: Callable[[argparse.Namespace], Answer]) -> argparse.ArgumentParser:
@@ -261,6 +291,23 @@ def _status(args: argparse.Namespace) -> Answer:
 
 def _show(args: argparse.Namespace) -> Answer:
     return _run("show", options.ShowOptions(args.target, args.episode, args.sample))
+
+
+def _list_cards(_: argparse.Namespace) -> Answer:
+    return _run("cards", options.CardsOptions("list"))
+
+
+def _show_card(args: argparse.Namespace) -> Answer:
+    return _run("cards", options.CardsOptions("show", args.card))
+
+
+def _check_card(args: argparse.Namespace) -> Answer:
+    return _run("cards", options.CardsOptions("check", args.card, args.location, args.episodes))
+
+
+def _new_card(args: argparse.Namespace) -> Answer:
+    given = options.CardsOptions("new", "", args.location, args.episodes, args.name, args.out, args.dry_run)
+    return _run("cards", given)
 
 
 def exit_code_of(error: WamloomError) -> int:

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jobs.execute import ExecutorName
 from schemas.errors import RecipeError, UsageError
@@ -98,6 +98,21 @@ class ShowOptions:
     target: str
     episode: str | None
     sample: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CardsOptions:
+    """Of ``wamloom cards``; which fields count depends on ``action``."""
+
+    action: Literal["list", "show", "check", "new"]
+    card: str = ""
+    location: str = ""
+    num_episodes: int = 10
+    name: str | None = None
+    """Of the card that is drafted; None: the data set's."""
+    out: str | None = None
+    """Folder for drafted cards; None: they are printed."""
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

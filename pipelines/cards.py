@@ -59,6 +59,31 @@ def load_pair(name: str) -> tuple[DatasetCard, Embodiment]:
     return card, embodiment
 
 
+def texts(name: str) -> list[tuple[str, str]]:
+    """The TOML of a data set card and of its robot, each under a title. Raises CardError."""
+    card = load_dataset_card(name)
+    robot = _embodiment_place(card, Path(name) if _is_file_name(name) else None)
+    return [
+        (f"data set card {card.name}", _find("datasets", name).read_text()),
+        (f"robot card {card.embodiment}", _find("embodiments", robot).read_text()),
+    ]
+
+
+def unknowns(card: DatasetCard, embodiment: Embodiment) -> list[str]:
+    """What these cards say they do not know, as words: licence, institution, units, kinds, grippers, order of observation."""
+    channels = (*embodiment.proprio, *embodiment.action)
+    grippers = {one.channel for one in (*embodiment.proprio_grippers, *embodiment.action_grippers)}
+    facts = {
+        "licence": card.license == "unknown",
+        "units": any(channel.unit == "unknown" for channel in channels),
+        "kinds": any(channel.kind == "unknown" for channel in channels),
+        "gripper polarity": any(one.kind == "gripper" and one.name not in grippers for one in channels),
+        "base frame": embodiment.base_frame == "unknown",
+        "order of observation and action": card.observed == "unknown",
+    }
+    return [name for name, is_unknown in facts.items() if is_unknown]
+
+
 def recognize(source: str, dataset: str, robot_type: str, fields: Iterable[str], where: str = "") -> DatasetCard:
     """The shipped card all of whose conditions hold; of several the one that asks for most.
 
@@ -133,6 +158,11 @@ def _find(kind: str, name: str) -> Traversable:
 
 
 def _embodiment_of(card: DatasetCard, file: Path | None) -> Embodiment:
+    return load_embodiment(_embodiment_place(card, file))
+
+
+def _embodiment_place(card: DatasetCard, file: Path | None) -> str:
+    """The file of the robot's card that lies beside the data set card ``file``, else the name of a shipped one."""
     if file is not None:
         folder = file.expanduser().parent
         name = card.embodiment + _ENDING
@@ -140,8 +170,8 @@ def _embodiment_of(card: DatasetCard, file: Path | None) -> Embodiment:
             raise CardError(f"embodiment {card.embodiment!r} is not a name", str(file), "name it without a path")
         for place in (folder / name, folder.parent / "embodiments" / name):
             if place.is_file():
-                return load_embodiment(str(place))
-    return load_embodiment(card.embodiment)
+                return str(place)
+    return card.embodiment
 
 
 def _validate[M: BaseModel](kind: type[M], place: Traversable, where: str) -> M:

@@ -56,6 +56,15 @@ class Info:
         """Names of the features of that dtype, such as ``video`` or ``image``, sorted."""
         return sorted(key for key, feature in self.features.items() if feature.get("dtype") == dtype)
 
+    def column_names(self, key: str) -> tuple[str, ...]:
+        """Names of the columns of a feature, out of a list, a nested list or a table of lists; () where it has none."""
+        names = self.features.get(key, {}).get("names")
+        while isinstance(names, dict) and len(names) == 1:
+            names = next(iter(names.values()))
+        while isinstance(names, list) and len(names) == 1 and isinstance(names[0], list):
+            names = names[0]
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+
     def split(self, episode: int) -> str:
         """The split an episode belongs to; ``train`` where the set has none (as LeRobot does), ``""`` if in none."""
         if not self.splits:

@@ -13,8 +13,9 @@ Times: where the ``timestamp`` column is frame index / fps to 32-bit rounding, s
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -65,9 +66,9 @@ class LeRobotSource:
         info = lerobot_index.read_info(root)
         episodes = lerobot_index.read_episodes(root, info)
         absent = _absent_cameras(root, info, episodes)
-        tasks_damage = _tasks_damage(root, info)
+        tasks, tasks_damage = _tasks(root, info)
         listed = {episode.index for episode in episodes}
-        refs = [self._ref(root, info, episode, absent, tasks_damage) for episode in episodes]
+        refs = [self._ref(root, info, episode, absent, (tasks, tasks_damage)) for episode in episodes]
         known = {episode.data for episode in episodes}
         promised = info.total_episodes or 0
         if promised > len(listed) + _MAX_UNLISTED:
@@ -93,7 +94,9 @@ class LeRobotSource:
                 videos = lerobot_index.v2_paths(info, index)[1]
                 note = "the index does not list this episode; found by its data file"
                 refs.append(
-                    self._ref(root, info, IndexedEpisode(index, -1, relative, (), videos), absent, tasks_damage, note)
+                    self._ref(
+                        root, info, IndexedEpisode(index, -1, relative, (), videos), absent, (tasks, tasks_damage), note
+                    )
                 )
         for relative in stray:
             message = "no episode of the index belongs to this data file"
@@ -109,9 +112,8 @@ class LeRobotSource:
                 ref.detail("message"), f"{ref.where} ({ref.detail('file')})", hint, ref.detail("problem")
             )
         facts = json.loads(ref.detail("episode"))
-        files = [facts["data"], *facts["videos"].values(), "meta/info.json"]
-        check_unchanged(ref, files)
         info = lerobot_index.read_info(root)
+        check_unchanged(ref, [facts["data"], *facts["videos"].values()], *_index_facts(info, facts))
         return _Reading(ref, root, info, facts, limits, video).episode()
 
     def _ref(
@@ -120,10 +122,10 @@ class LeRobotSource:
         info: Info,
         episode: IndexedEpisode,
         absent: frozenset[str],
-        tasks_damage: str,
+        tasks: tuple[str, str],
         note: str = "",
     ) -> EpisodeRef:
-        facts = {
+        facts: dict[str, Any] = {
             "index": episode.index,
             "length": episode.length,
             "data": episode.data,
@@ -133,7 +135,9 @@ class LeRobotSource:
             "rows": episode.rows,
             "absent": sorted(absent),
             "note": note,
-            "tasks_damage": tasks_damage,
+            "tasks_damage": tasks[1],
+            # an episode of one task has its text in its own entry
+            "tasks_table": "" if len(episode.tasks) == 1 else tasks[0],
         }
         return EpisodeRef(
             source=self.name,
@@ -142,7 +146,7 @@ class LeRobotSource:
             version=info.version,
             split=info.split(episode.index),
             key=f"episode_{episode.index:06d}",
-            state=files_state(root, [episode.data, *facts["videos"].values(), "meta/info.json"]),  # type: ignore[attr-defined]
+            state=files_state(root, [episode.data, *facts["videos"].values()], *_index_facts(info, facts)),
             num_bytes=_estimate(root, info, episode),
             details=(("episode", json.dumps(facts, sort_keys=True)),),
         )
@@ -180,13 +184,18 @@ def _absent_cameras(root: Path, info: Info, episodes: Sequence[IndexedEpisode]) 
     return frozenset(cameras) - with_files
 
 
-def _tasks_damage(root: Path, info: Info) -> str:
-    """What is wrong with the table of tasks; "" where it reads. Only episodes that need it fail for it."""
+def _index_facts(info: Info, facts: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the index says that concerns one episode: its own entry, and what info.json says of all, totals left out."""
+    shared = (info.version, info.fps, info.robot_type, info.chunks_size, info.data_path, info.video_path, info.features)
+    return (facts, shared, info.split(facts["index"]))
+
+
+def _tasks(root: Path, info: Info) -> tuple[str, str]:
+    """Fingerprint of the table of tasks, and what is wrong with it. Only episodes that need it fail for it."""
     try:
-        lerobot_index.read_tasks(root, info)
+        return fingerprint(lerobot_index.read_tasks(root, info)), ""
     except SourceError as error:
-        return f"{error.where}: {error.message}"
-    return ""
+        return "", f"{error.where}: {error.message}"
 
 
 def _data_files(root: Path) -> list[str]:
@@ -267,6 +276,7 @@ class _Reading:
             robot_type=self._info.robot_type,
             attributes=(("codebase_version", self._info.version), ("episode_index", self._facts["index"])),
             findings=tuple(self._findings),
+            column_names=tuple((stream.name, self._info.column_names(stream.name)) for stream in streams),
         )
 
     def _existing(self, relative: str) -> Path:
