@@ -74,14 +74,20 @@ def path_inside(root: str | Path, relative: str, where: str) -> Path:
         raise CorruptEpisode(error.message, where, error.hint, error.reason) from error
 
 
-def files_state(root: Path, relatives: Iterable[str]) -> str:
-    """Fingerprint of names, sizes and modification times of these files: unchanged state, unchanged bytes."""
-    return fingerprint(state_of(root, [root / name for name in sorted(set(relatives))]))
+def files_state(root: Path, relatives: Iterable[str], *facts: Any) -> str:
+    """Fingerprint of sizes and modification times of these files: unchanged state, unchanged bytes.
+
+    ``facts`` is what an index shared with other episodes says of this one; a file that every new episode changes does not
+    belong into ``relatives``, or all of a set that grew would be read again. Names do not count: shards are renamed when
+    there are more of them.
+    """
+    files = state_of(root, [root / name for name in sorted(set(relatives))])
+    return fingerprint("state-1", [(size, time_ns) for _, size, time_ns in files], *facts)
 
 
-def check_unchanged(ref: EpisodeRef, relatives: Iterable[str]) -> None:
-    """Raises CorruptEpisode (``changed_while_reading``) where the files are not those that were listed."""
-    if files_state(Path(ref.location), relatives) != ref.state:
+def check_unchanged(ref: EpisodeRef, relatives: Iterable[str], *facts: Any) -> None:
+    """Raises CorruptEpisode (``changed_while_reading``) where files or facts are not those that were listed."""
+    if files_state(Path(ref.location), relatives, *facts) != ref.state:
         raise CorruptEpisode(
             "its files changed after they were listed", ref.where, "run the same command again", "changed_while_reading"
         )

@@ -36,7 +36,7 @@ from pipelines.video import VideoTools
 from schemas.episode import EncodedView, EpisodeRef, Instruction, RawEpisode, Scalar, Stream
 from schemas.errors import CorruptEpisode, MissingFile, SourceError
 from schemas.findings import Finding, Severity
-from schemas.fingerprint import bytes_sha256
+from schemas.fingerprint import bytes_sha256, fingerprint
 from schemas.recipes import Limits
 
 _SHARD = re.compile(r"^(?P<stem>.+)\.tfrecord-(?P<index>\d{5,})-of-(?P<total>\d{5,})$")
@@ -74,14 +74,16 @@ class RldsSource:
     def refs(self, location: str) -> Sequence[EpisodeRef]:
         """One per record found or promised. Scans the framing of every shard; raises SourceError for a broken index."""
         root = Path(location)
-        tfds_features.parse_features(_features_json(root), str(root / _FEATURES))
+        declared = _features_json(root)
+        tfds_features.parse_features(declared, str(root / _FEATURES))
+        features = fingerprint(declared)
         info = _info_json(root)
         dataset = str(info.get("name") or root.parent.name) if info else root.parent.name or root.name
         version = str(info.get("version") or root.name) if info else root.name
         refs: list[EpisodeRef] = []
         missing = 0
         for shard in _shards(root, info):
-            found, fewer = _shard_refs(root, dataset, version, shard, counted=info is not None)
+            found, fewer = _shard_refs(root, dataset, version, shard, features, counted=info is not None)
             refs += found
             missing = _checked_missing(missing + fewer, root)
         if len({ref.key for ref in refs}) != len(refs):
@@ -98,11 +100,13 @@ class RldsSource:
             kind = MissingFile if details["problem"] == "missing_file" else CorruptEpisode
             hint = "fetch the shard again; the records listed before this one are not affected"
             raise kind(details["message"], where, hint, details["problem"])
-        check_unchanged(ref, (details["shard"], _INFO, _FEATURES))
+        declared = _features_json(root)
+        rest = [(name, value) for name, value in ref.details if name not in ("shard", "record")]
+        check_unchanged(ref, [details["shard"]], fingerprint(declared), rest)
         path = path_inside(root, details["shard"], where)
         place = tfrecord.Record(int(details["offset"]), int(details["length"]))
         payload = tfrecord.read_payload(path, place, limits.max_record_bytes, where)
-        features, steps_key = tfds_features.parse_features(_features_json(root), str(root / _FEATURES))
+        features, steps_key = tfds_features.parse_features(declared, str(root / _FEATURES))
         messages = tfds_features.parse_example(payload, where)
         notes = [Finding("not_in_index", Severity.WARNING, ref.key, details["note"])] if "note" in details else []
         reading = _Reading(ExampleReader(messages, where), features, steps_key, where)
@@ -211,10 +215,11 @@ def _checked_missing(count: int, root: Path) -> int:
     return count
 
 
-def _shard_refs(root: Path, dataset: str, version: str, shard: _Shard, counted: bool) -> tuple[list[EpisodeRef], int]:
+def _shard_refs(
+    root: Path, dataset: str, version: str, shard: _Shard, features: str, counted: bool
+) -> tuple[list[EpisodeRef], int]:
     """What is listed of a shard, and how many of that are records that are promised and not there."""
     path = path_inside(root, shard.name, str(root))
-    state = files_state(root, (shard.name, _INFO, _FEATURES))
 
     def ref(record: int, num_bytes: int, **details: str) -> EpisodeRef:
         return EpisodeRef(
@@ -224,7 +229,7 @@ def _shard_refs(root: Path, dataset: str, version: str, shard: _Shard, counted: 
             version=version,
             split=shard.split,
             key=f"{shard.split}/{shard.index:05d}/{record:06d}",
-            state=state,
+            state=files_state(root, [shard.name], features, sorted(details.items())),
             num_bytes=num_bytes,
             details=(("shard", shard.name), ("record", str(record)), *sorted(details.items())),
         )
