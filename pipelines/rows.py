@@ -150,6 +150,17 @@ def episode_row(
     return row
 
 
+def with_finding(row: pa.Table, finding: Finding) -> pa.Table:
+    """The one staged row with one more finding, hashed anew."""
+    findings = [*(row["findings"][0].as_py() or []), _finding_value(finding)]
+    for name, value in (("findings", findings), ("row_sha256", None)):
+        index = row.schema.get_field_index(name)
+        field = row.schema.field(index)
+        value = row_sha256(row) if name == "row_sha256" else value
+        row = row.set_column(index, field, pa.array([value], field.type))
+    return row
+
+
 def _finding_value(finding: Finding) -> Row:
     value = dataclasses.asdict(finding)
     value["severity"] = str(finding.severity)
@@ -195,6 +206,7 @@ def _view_value(slot: str, view: EncodedView, is_depth: bool) -> Row:
         "packets_sha256": view.packets_sha256,
         "how": view.how,
         "is_depth": is_depth,
+        "part": view.part,
         "file": "",
     }
 
@@ -293,6 +305,7 @@ def _view(value: Row) -> EncodedView:
         packets_sha256=value["packets_sha256"],
         how=value["how"],
         first_frame=value["first_frame"],
+        part=value["part"] or "whole",
     )
 
 

@@ -72,6 +72,7 @@ class VideoFile:
     """A video too large to hold in memory: a local file that consists of nothing else."""
 
     path: str
+    """Absolute; in what a row of the lake tells, relative to the lake, until ``Lake.video`` has found it."""
     num_bytes: int
 
 
@@ -96,6 +97,8 @@ class EncodedView:
     """``copied`` file as it came; ``cut`` out of a shared file by stream copy; ``packed`` single images in a container."""
     first_frame: int = 0
     """Frames to skip at the start of ``data``: a cut begins at the key frame at or before the episode."""
+    sha256: str = ""
+    """Of the bytes of the video; "" where nobody has hashed them yet."""
 
     @property
     def num_frames(self) -> int:

@@ -51,6 +51,7 @@ VIEW = pa.struct(
         ("packets_sha256", pa.string()),
         ("how", pa.string()),
         ("is_depth", pa.bool_()),
+        ("part", pa.string()),  # of each frame that shows this camera: whole | left_half
         ("file", pa.string()),  # relative to the lake, where the video is too large for a blob; else ""
     ]
 )
