@@ -19,7 +19,8 @@ from schemas.episode import EpisodeRef, RawEpisode
 from schemas.errors import WamloomError
 from schemas.recipes import IngestRecipe
 from schemas.work import Outcome, UnitResult, WorkUnit
-from validation.check import Subject, ViewEvidence, judge_episode
+from validation.check import Subject, judge_episode
+from validation.evidence import ViewEvidence
 
 CardChoice = tuple[str, str]
 """A card and its embodiment as JSON: small, plain, the same on any machine."""
@@ -71,7 +72,7 @@ class IngestWorker:
             evidence = {}
             if self._recipe.video_check == "decode":
                 evidence = {
-                    slot: ViewEvidence(self._video.thumbnails(view, f"{ref.where} {view.key}"))
+                    slot: ViewEvidence.of(self._video.thumbnails(view, f"{ref.where} {view.key}"))
                     for slot, view in episode.views.items()
                 }
         except WamloomError as error:

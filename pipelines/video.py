@@ -166,20 +166,15 @@ class VideoTools:
         """
         return self._chunks(view, where, _ids(frame_ids, view.num_frames), views, gray=False)
 
-    def thumbnails(self, view: EncodedView, where: str) -> np.ndarray:
-        """Every frame small and gray, uint8 [F, h, w], h <= 48, full range: what the picture checks look at.
+    def thumbnails(self, view: EncodedView, where: str) -> Iterator[np.ndarray]:
+        """Every frame small and gray, uint8 chunks [n, h, w], h <= 48, full range: what the picture checks look at.
 
         As strict as a decode of all frames. Raises DecodeError.
         """
         height = min(THUMBNAIL_HEIGHT_PX, view.height_px)
         width = max(1, round(view.width_px * height / view.height_px))
         recipe = ViewsRecipe(height_px=height, width_px=width, fit="stretch", filter="area")
-        thumbs = np.empty((view.num_frames, height, width), np.uint8)
-        filled = 0
-        for chunk in self._chunks(view, where, None, recipe, gray=True):
-            thumbs[filled : filled + len(chunk)] = chunk
-            filled += len(chunk)
-        return thumbs
+        return self._chunks(view, where, None, recipe, gray=True)
 
     def close(self) -> None:
         """Ends the child. Decodes still open end with an error; another use starts a new child."""

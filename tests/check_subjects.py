@@ -123,7 +123,7 @@ def make_subject(
         None,
         findings=findings,
     )
-    return Subject(episode, {} if thumbs is None else {"primary": ViewEvidence(thumbs)})
+    return Subject(episode, {} if thumbs is None else {"primary": ViewEvidence.of([thumbs])})
 
 
 def by_rule(findings: Sequence[Finding]) -> dict[str, Finding]:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from pipelines import barcode
-from pipelines.video import CutVideo, VideoFacts
+from pipelines.video import CutVideo, VideoFacts, VideoTools
 from schemas.episode import EncodedView
 
 RATE = 15
@@ -107,3 +107,8 @@ def numbers(frames: np.ndarray) -> list[int | None]:
     """The number each frame carries."""
     marks = [barcode.read_mark(frame) for frame in frames]
     return [None if mark is None else mark.frame for mark in marks]
+
+
+def thumbs(tools: VideoTools, view: EncodedView) -> np.ndarray:
+    """Every frame small and gray, uint8 [F, h, w]."""
+    return np.concatenate(list(tools.thumbnails(view, "clip")))

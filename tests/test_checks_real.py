@@ -91,6 +91,6 @@ def test_real_episodes_raise_no_false_alarm() -> None:
 def test_damage_to_real_pictures_is_found_at_its_frame(damage: str, rule: str) -> None:
     for annotation in annotations():
         subject = read_subject(annotation, camera=0, damage=damage)
-        third = len(subject.evidence["primary"].thumbs) // 3
+        third = subject.evidence["primary"].num_frames // 3
         findings, _, _ = judge_episode(subject, Gates())
         assert [finding.index for finding in findings if finding.rule == rule] == [third], annotation.stem

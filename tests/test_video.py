@@ -211,7 +211,7 @@ def test_odd_sizes(tools: VideoTools, height: int, width: int) -> None:
     assert shown.shape == frames.shape
     assert np.abs(shown.astype(int) - frames).max() <= 6  # 8-bit YCbCr 4:4:4 and back
     view = clips.view_of(tools.inspect(data, "clip"), data)
-    thumbs = tools.thumbnails(view, "clip")
+    thumbs = clips.thumbs(tools, view)
     assert thumbs.shape[0] == 3
     assert thumbs.shape[1] == min(48, height)
 
@@ -248,7 +248,7 @@ def test_colors_follow_the_tags(tools: VideoTools, matrix: str, full: bool) -> N
     assert facts.color == expected
     shown = decode_all(tools, data)[0]
     assert np.abs(shown[8::16, 8::16].astype(int) - rgb[8::16, 8::16]).max() <= 3
-    thumb = tools.thumbnails(clips.view_of(facts, data), "clip")[0]
+    thumb = clips.thumbs(tools, clips.view_of(facts, data))[0]
     assert abs(float(thumb.mean()) - 255 * luma.mean()) <= 2
 
 

@@ -75,7 +75,7 @@ def test_a_child_that_dies_between_files_costs_none(tools: VideoTools, long_view
     child = child_of(tools)
     child.kill()
     child.wait(5)
-    assert tools.thumbnails(long_view, "good").shape[0] == 150
+    assert clips.thumbs(tools, long_view).shape[0] == 150
 
 
 def test_a_decode_beside_the_one_that_crashed_says_so(tools: VideoTools, long_view: EncodedView) -> None:
@@ -96,7 +96,7 @@ def test_ctrl_c_does_not_reach_the_child(tools: VideoTools, long_view: EncodedVi
     time.sleep(0.05)
     assert child.is_running()
     assert os.getpgid(child.pid) != os.getpgid(0)
-    assert tools.thumbnails(long_view, "good").shape[0] == 150
+    assert clips.thumbs(tools, long_view).shape[0] == 150
 
 
 OWNER = """
@@ -179,7 +179,7 @@ def test_nothing_is_left_behind(long_view: EncodedView) -> None:
         def use() -> None:
             tools.inspect(long_view.data, "x")
             next(tools.decode(long_view, "x"))  # given up after one chunk
-            tools.thumbnails(long_view, "x")
+            clips.thumbs(tools, long_view)
             tools.decode(long_view, "x")  # never begun
             with pytest.raises(DecodeError):
                 list(tools.decode(clips.view_of(tools.inspect(long_view.data, "x"), long_view.data[:3000]), "x"))

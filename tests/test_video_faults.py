@@ -100,7 +100,7 @@ def test_v2_truncated_anywhere(tools: VideoTools, good: bytes, faststart: bool) 
         assert inspect_reason(tools, whole[:length]) == "truncated", length
     for length in sorted(lengths)[::20]:
         with pytest.raises(DecodeError) as caught:
-            tools.thumbnails(clips.view_of(facts, whole[:length]), "clip")
+            clips.thumbs(tools, clips.view_of(facts, whole[:length]))
         assert caught.value.reason == "truncated"
     for length in range(8):
         assert inspect_reason(tools, whole[:length]) == "not_video"

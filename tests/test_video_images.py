@@ -59,7 +59,7 @@ def test_images_come_back_bit_for_bit(tools: VideoTools, kind: str, mode: str) -
     np.testing.assert_array_equal(shown, expected)
     some = np.concatenate(list(tools.decode(as_view(packed), "images", np.array([0, 5, 5, 40, 69]))))
     np.testing.assert_array_equal(some, expected[[0, 5, 5, 40, 69]])
-    thumbs = tools.thumbnails(as_view(packed), "images")
+    thumbs = clips.thumbs(tools, as_view(packed))
     gray = np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB").convert("L")) for data in images])
     assert thumbs.shape == gray.shape
     assert np.abs(thumbs.astype(int) - gray).mean() < 4  # a JPEG's own luma, not that of its clipped RGB
@@ -107,7 +107,7 @@ def test_a_damaged_image_is_named_when_it_is_decoded(tools: VideoTools, kind: st
     images = [image(number, kind) for number in range(5)]
     images[3] = images[3][: len(images[3]) * 2 // 3]
     view = as_view(tools.pack(images, "images"))
-    for read in (lambda: list(tools.decode(view, "images")), lambda: tools.thumbnails(view, "images")):
+    for read in (lambda: list(tools.decode(view, "images")), lambda: clips.thumbs(tools, view)):
         with pytest.raises(DecodeError, match="image 3") as caught:
             read()
         assert caught.value.reason == "corrupt_frame"

@@ -49,7 +49,7 @@ def test_a_whole_file(
     view = clips.view_of(facts, data)
     shown = list(tools.decode(view, name))
     assert sum(len(chunk) for chunk in shown) == num_frames
-    assert tools.thumbnails(view, name).shape[0] == num_frames
+    assert clips.thumbs(tools, view).shape[0] == num_frames
     start = num_frames // 2
     cut = tools.cut(str(path), facts.times_ns[start] / 1e9, num_frames - start, name)
     part = np.concatenate(list(tools.decode(clips.view_of_cut(cut, num_frames - start), name)))

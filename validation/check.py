@@ -18,17 +18,11 @@ from schemas.episode import Episode
 from schemas.errors import RejectEpisode
 from schemas.findings import Finding, Measure, Rule, Severity
 from schemas.recipes import Gates
+from validation.evidence import ViewEvidence
 from validation.measures import measure_episode
 
 SEVERITIES = (Severity.INFO, Severity.WARNING, Severity.ERROR)
 """From mild to bad."""
-
-
-@dataclass(frozen=True, slots=True)
-class ViewEvidence:
-    """What looking at every frame of a view gave: ``thumbs`` uint8 gray [F, h, w] (small), one per frame of the episode."""
-
-    thumbs: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +96,7 @@ def judge_episode(
             check: Callable[[Subject], list[Finding]] | None = getattr(member, "check_episode", None)
             if check is not None:
                 found += check(subject)
-        measures = measure_episode(episode, {slot: view.thumbs for slot, view in subject.evidence.items()})
+        measures = measure_episode(episode, subject.evidence)
     findings = gate(found, gates)
     return findings, measures, rejection_of(findings, gates, episode.raw.ref.where)
 

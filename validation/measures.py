@@ -8,6 +8,7 @@ from schemas.embodiment import Channel, ChannelKind
 from schemas.episode import Episode, Stream
 from schemas.findings import Measure
 from schemas.time import NANOSECONDS
+from validation.evidence import ViewEvidence
 
 IDLE_SPEEDS: Mapping[str, float] = {"m": 0.005, "rad": 0.02, "deg": 1.0}
 """Slower than this per second counts as standing still: above the noise of joint encoders, below any wanted motion."""
@@ -65,8 +66,8 @@ def moving_steps(stream: Stream, layout: Sequence[Channel]) -> np.ndarray:
     return moving
 
 
-def measure_episode(episode: Episode, thumbs: Mapping[str, np.ndarray]) -> tuple[Measure, ...]:
-    """Measures of ``episode``, only finite ones; ``thumbs`` by view slot as in ``ViewEvidence``."""
+def measure_episode(episode: Episode, evidence: Mapping[str, ViewEvidence]) -> tuple[Measure, ...]:
+    """Measures of ``episode``, only finite ones; ``evidence`` by view slot."""
     found = [
         Measure("num_steps", float(episode.num_steps), "1"),
         Measure("duration", duration_s(episode), "s"),
@@ -86,9 +87,9 @@ def measure_episode(episode: Episode, thumbs: Mapping[str, np.ndarray]) -> tuple
         if rate is not None:
             found.append(Measure(f"frame_rate_{slot}", rate, "Hz"))
     found += [
-        Measure(f"mean_brightness_{slot}", float(frames.mean()) / 255, "1")
-        for slot, frames in thumbs.items()
-        if frames.size
+        Measure(f"mean_brightness_{slot}", float(view.mean.mean(dtype=np.float64)) / 255, "1")
+        for slot, view in evidence.items()
+        if view.num_frames
     ]
     return tuple(measure for measure in found if np.isfinite(measure.value))
 

@@ -1,4 +1,4 @@
-"""Does every camera show something, all the time: black, blank and frozen pictures, by small gray copies of all frames."""
+"""Does every camera show something, all the time: black, blank and frozen pictures, by the numbers of every frame."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,6 +9,7 @@ from schemas.episode import Episode
 from schemas.findings import Finding, Rule, Severity
 from schemas.time import NANOSECONDS
 from validation.check import Subject
+from validation.evidence import SAME_LEVELS, ViewEvidence
 
 BLACK_VIEW = Rule("black_view", Severity.WARNING, "a camera is black in every frame")
 BLACK_FRAMES = Rule("black_frames", Severity.WARNING, "a camera is black for a while")
@@ -24,12 +25,6 @@ STILL_FRAMES = Rule(
 )
 RULES = (BLACK_VIEW, BLACK_FRAMES, BLANK_FRAMES, FROZEN_VIEW, FROZEN_FRAMES, STILL_FRAMES)
 
-BLACK_LEVEL = 16
-"""Of 255, for the brightest point: the black of limited-range video, mistaken for full range, is 16."""
-FLAT_LEVELS = 2
-"""Levels between the darkest and the brightest point of a blank picture."""
-SAME_LEVELS = 1
-"""Levels by which a pixel of a small copy may change in a frozen picture: rounding of decoders."""
 FROZEN_NS = NANOSECONDS
 MOVED = 0.1
 """Of a channel's range in the episode; the robot moves if any channel goes this far while the picture stands."""
@@ -40,23 +35,20 @@ def check_episode(subject: Subject) -> list[Finding]:
     episode = subject.episode
     found: list[Finding] = []
     for slot, evidence in subject.evidence.items():
-        thumbs = evidence.thumbs
-        if slot not in episode.views or not thumbs.size:
+        if slot not in episode.views or not evidence.num_frames:
             continue
-        pixels = thumbs.reshape(len(thumbs), -1)
-        brightest, darkest = pixels.max(axis=1), pixels.min(axis=1)
-        black = brightest <= BLACK_LEVEL
+        brightest, black = evidence.brightest, evidence.black
         if black.all():
             message = f"all {len(black)} frames are black (brightest point {int(brightest.max())} of 255)"
             numbers = (("num_frames", float(len(black))), ("brightest", float(brightest.max())))
             found.append(Finding(BLACK_VIEW.name, BLACK_VIEW.severity, slot, message, 0, numbers))
             continue
-        blank = ~black & (brightest - darkest <= FLAT_LEVELS)  # brightest >= darkest: no wrap in uint8
+        blank = evidence.blank
         found += _runs_of(slot, BLACK_FRAMES, black, "black")
         found += _runs_of(
             slot, BLANK_FRAMES, blank, f"blank (one flat tone of {int(brightest[blank.argmax()])} of 255)"
         )
-        found += _standing(slot, episode, pixels, black | blank)
+        found += _standing(slot, episode, evidence)
     return found
 
 
@@ -80,21 +72,19 @@ def _runs_of(slot: str, rule: Rule, marks: np.ndarray, word: str) -> Iterator[Fi
         yield Finding(rule.name, rule.severity, slot, message, start, numbers)
 
 
-def _standing(slot: str, episode: Episode, pixels: np.ndarray, excluded: np.ndarray) -> Iterator[Finding]:
+def _standing(slot: str, episode: Episode, evidence: ViewEvidence) -> Iterator[Finding]:
     """The longest frozen run with motion and the longest without; black and blank frames have their own rules."""
     times_ns = episode.views[slot].times_ns
-    if len(pixels) < 3 or len(times_ns) != len(pixels):
+    if evidence.num_frames < 3 or len(times_ns) != evidence.num_frames:
         return
-    change = np.array([_change(pixels[k - 1], pixels[k]) for k in range(1, len(pixels))])
-    same = (change <= SAME_LEVELS) & ~excluded[1:] & ~excluded[:-1]
     longest: dict[str, tuple[int, int]] = {}
-    for start, stop in _runs(same):
+    for start, stop in _runs(evidence.same[1:]):
         # frames start .. stop are alike; a slow change from frame to frame is no freeze
         seconds_ns = int(times_ns[stop]) - int(times_ns[start])
-        if seconds_ns < FROZEN_NS or _change(pixels[start], pixels[stop]) > 2 * SAME_LEVELS:
+        if seconds_ns < FROZEN_NS or evidence.drift[stop] > 2 * SAME_LEVELS:
             continue
         moved = _moved(episode, int(times_ns[start]), int(times_ns[stop]))
-        whole = start == 0 and stop == len(pixels) - 1
+        whole = start == 0 and stop == evidence.num_frames - 1
         rule = STILL_FRAMES if not moved else FROZEN_VIEW if whole else FROZEN_FRAMES
         before = longest.get(rule.name)
         if before is None or stop - start > before[1] - before[0]:
@@ -107,11 +97,6 @@ def _standing(slot: str, episode: Episode, pixels: np.ndarray, excluded: np.ndar
             message = f"frames {start} to {stop} show one picture for {seconds:.2f} s, while the robot {doing}"
             numbers = (("num_frames", float(stop - start + 1)), ("seconds", seconds))
             yield Finding(rule.name, rule.severity, slot, message, start, numbers)
-
-
-def _change(left: np.ndarray, right: np.ndarray) -> int:
-    """Levels by which the most changed point differs."""
-    return int(np.abs(left.astype(np.int16) - right).max())
 
 
 def _moved(episode: Episode, start_ns: int, stop_ns: int) -> bool:
