@@ -7,6 +7,7 @@ A user's data set card may name a shipped embodiment, or one whose card ``<embod
 import difflib
 import tomllib
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -95,7 +96,7 @@ def recognize(source: str, dataset: str, robot_type: str, fields: Iterable[str],
         card = load_dataset_card(name)
         rule = card.recognize
         conditions = [
-            (rule.datasets, dataset in rule.datasets),
+            (rule.datasets, any(fnmatchcase(dataset.casefold(), one.casefold()) for one in rule.datasets)),
             (rule.robot_types, robot_type in rule.robot_types),
             (rule.fields, set(rule.fields) <= set(found_fields)),
         ]

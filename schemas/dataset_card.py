@@ -27,7 +27,7 @@ class Recognize(_Frozen):
     """How this card knows its data. All given conditions must hold; a card without any is only used by name."""
 
     datasets: tuple[str, ...] = ()
-    """Names the source gives itself: the tfds builder name, the LeRobot folder name."""
+    """Names the source gives itself: the tfds builder name, the folder name. ``*`` stands for any text; case does not count."""
     robot_types: tuple[str, ...] = ()
     fields: tuple[str, ...] = ()
     """Source fields that must all be there."""
