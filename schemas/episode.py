@@ -99,6 +99,11 @@ class EncodedView:
     """Frames to skip at the start of ``data``: a cut begins at the key frame at or before the episode."""
     sha256: str = ""
     """Of the bytes of the video; "" where nobody has hashed them yet."""
+    part: Literal["whole", "left_half"] = "whole"
+    """What of each frame shows this camera: files of stereo cameras have the other eye's picture to the right of it.
+
+    ``data``, ``width_px`` and ``height_px`` are of the file as it is; what is decoded is cut to this part.
+    """
 
     @property
     def num_frames(self) -> int:
