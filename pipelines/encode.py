@@ -142,7 +142,7 @@ def _view(value: Row) -> EncodedView:
         value["packets_sha256"],
         value["how"],
         value["first_frame"],
-        value["part"] or "whole",
+        part=value["part"] or "whole",
     )
 
 
