@@ -7,7 +7,8 @@ from jobs.execute import WorkerSpec
 from jobs.options import Answer, IngestOptions
 from jobs.run import Interrupted, run_units
 from jobs.staging import run_staging
-from pipelines.ingest import IngestCommitter, IngestPlan, IngestTotals, plan_ingest
+from pipelines.ingest import IngestPlan, plan_ingest
+from pipelines.ingest_commit import IngestCommitter, IngestTotals
 from pipelines.lake import Lake, is_lake
 from schemas.work import Outcome
 
@@ -27,7 +28,8 @@ def run(options: IngestOptions) -> Answer:
     plan = plan_ingest(options.locations, known, recipe, options.card, options.retry)
     lake = known or Lake.create(options.lake)
     with run_staging(lake) as staging:
-        committer = IngestCommitter(lake, plan, staging, recipe, version("wamloom"))
+        order = [unit.unit_id for unit in plan.units]
+        committer = IngestCommitter(lake, plan.refs, len(plan.already), order, staging, recipe, version("wamloom"))
         worker = WorkerSpec(
             "pipelines.ingest_unit:IngestWorker",
             {
@@ -56,12 +58,27 @@ def _planned(plan: IngestPlan, options: IngestOptions) -> Answer:
         "to_read": todo,
         "units": len(plan.units),
         "bytes": sum(unit.num_bytes for unit in plan.units),
+        **_unreadable(plan),
     }
     size = sum(unit.num_bytes for unit in plan.units) / 1e6
     return Answer(
         values,
         [f"would read {todo} of {plan.listed} episodes ({size:.1f} MB, {len(plan.units)} units) into {options.lake}"],
+        warnings=_unreadable_told(plan),
     )
+
+
+def _unreadable(plan: IngestPlan) -> dict[str, Any]:
+    """Sets that were left out whole: how many, and why."""
+    facts = [{"where": e.where, "reason": e.reason, "message": e.message, "hint": e.hint} for e in plan.unreadable]
+    return {"unreadable_sets": len(facts), "set_problems": facts}
+
+
+def _unreadable_told(plan: IngestPlan) -> list[str]:
+    return [
+        f"set left out ({e.reason}): {e.where}: {e.message}" + (f"; hint: {e.hint}" if e.hint else "")
+        for e in plan.unreadable
+    ]
 
 
 def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seconds: float) -> Answer:
@@ -79,6 +96,8 @@ def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seco
         "failed": totals.failed,
         "already": totals.already,
         "duplicates": totals.duplicates,
+        "changed": totals.changed,
+        **_unreadable(plan),
         "warned": dict(sorted(totals.warned.items())),
         "already_failed": plan.already_failed,
         "already_rejected": plan.already_rejected,
@@ -100,11 +119,12 @@ def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seco
         f"{totals.listed} episodes listed: {totals.kept} kept, {totals.rejected} rejected, {totals.failed} failed, "
         f"{totals.already} already in the lake"
         + (f" ({totals.duplicates} of them found a second time by this run)" if totals.duplicates else ""),
+        *([f"  {totals.changed} are new versions of recordings whose files changed"] if totals.changed else []),
         *(f"  {count} x {reason}" for reason, count in totals.reasons.most_common()),
         f"lake: {options.lake}",
     ]
     told = _first_of_each_reason(totals.problems)
-    warnings = [_told(outcome) for outcome in told]
+    warnings = [*_unreadable_told(plan), *(_told(outcome) for outcome in told)]
     if len(totals.problems) > len(told):
         warnings.append(f"and {len(totals.problems) - len(told)} more; `wamloom show {options.lake}` lists them")
     if totals.warned:
@@ -115,7 +135,7 @@ def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seco
             f"{plan.already_failed} failed and {plan.already_rejected} rejected earlier and were not tried again; "
             "--retry takes them up"
         )
-    return Answer(values, lines, 4 if over else 0, warnings)
+    return Answer(values, lines, 4 if over or plan.unreadable else 0, warnings)
 
 
 def _first_of_each_reason(problems: list[Outcome]) -> list[Outcome]:

@@ -18,7 +18,13 @@ def run(options: ShowOptions) -> Answer:
         lake = Lake.open(options.target)
         if options.episode is not None:
             row = show_episode(lake, options.episode)
-            return Answer(row, json.dumps(row, indent=2, ensure_ascii=False).splitlines())
+            told = [
+                f"{what} {', '.join(ids)} (at {one['place']})"
+                for one in row["lineage"]
+                for what, ids in (("replaces", one["replaces"]), ("superseded by", one["superseded_by"]))
+                if ids
+            ]
+            return Answer(row, json.dumps(row, indent=2, ensure_ascii=False).splitlines(), warnings=told)
         rows = list_episodes(lake)
         lines = [
             f"{row['episode_id'][:12]}  {row['outcome']:8}  {row['dataset']:20}  {row['num_steps'] or 0:6} steps  "

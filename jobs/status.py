@@ -12,6 +12,8 @@ def run(options: StatusOptions) -> Answer:
         f"{status['episodes']} recordings found in {status['places']} places: {status['kept']} kept, "
         f"{status['rejected']} rejected, {status['failed']} failed",
     ]
+    if status["superseded"]:
+        lines.append(f"  and {status['superseded']} earlier versions of recordings whose files changed")
     for name, entry in status["datasets"].items():
         lines.append(
             f"  {name}: {entry['kept']} kept ({entry['hours'] * 60:.1f} min, {entry['steps']} steps), "

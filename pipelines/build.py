@@ -22,6 +22,7 @@ from pipelines.rows import META_COLUMNS, StoredEpisode, stored_episode
 from pipelines.stats import Sketch, empty_sketch, merge, normalize, sketch
 from pipelines.storage import file_record, files_under
 from pipelines.tokenizers import Tokenizer
+from pipelines.versions import superseded
 from pipelines.views import target_size
 from pipelines.windows import sample_windows
 from schemas.errors import LakeError, RecipeError, WamloomError
@@ -83,7 +84,12 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         raise RecipeError("no format is named", hint=f"known: {', '.join(registry.names('formats'))}")
     # not joined into one condition: a filter with a bracket of its own would reach episodes that were not kept
     rows = lake.rows("episodes", ["outcome", "row_sha256"], recipe.where)
-    ids = [(row["episode_id"], row["row_sha256"]) for row in rows if row["outcome"] == "kept"]
+    old = superseded(lake)
+    ids = [
+        (row["episode_id"], row["row_sha256"])
+        for row in rows
+        if row["outcome"] == "kept" and row["episode_id"] not in old
+    ]
     if not ids:
         raise LakeError(
             "no kept episode matches",

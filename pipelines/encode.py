@@ -22,6 +22,7 @@ from pipelines.numbers import check_rate
 from pipelines.resample import nearest_at_or_before
 from pipelines.rows import Row, row_sha256
 from pipelines.storage import file_record, fsync_file, fsync_folder, writing
+from pipelines.versions import superseded
 from pipelines.video import VideoTools
 from pipelines.views import target_size
 from pipelines.windows import clip_frames, num_latent_frames, uncovered
@@ -83,7 +84,12 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
     encoder or a clip would not fit into memory.
     """
     # not joined into one condition: a filter with a bracket of its own would reach episodes that were not kept
-    rows = [row for row in lake.rows("episodes", _COLUMNS, where) if row["outcome"] == "kept"]
+    old = superseded(lake)
+    rows = [
+        row
+        for row in lake.rows("episodes", _COLUMNS, where)
+        if row["outcome"] == "kept" and row["episode_id"] not in old
+    ]
     if not rows:
         raise LakeError("no kept episode matches", str(lake.root), "see `wamloom status --lake LAKE`", "empty")
     views = views_fingerprint(recipe.views)

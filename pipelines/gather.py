@@ -15,6 +15,7 @@ from pipelines.lake import Lake
 from pipelines.release import read_manifest
 from pipelines.rows import META_COLUMNS, Row, StoredEpisode, finding_of, stored_episode
 from pipelines.verify import verify_release
+from pipelines.versions import superseded
 from pipelines.video import VideoTools
 from schemas.embodiment import Channel
 from schemas.errors import WamloomError
@@ -52,7 +53,8 @@ _COLUMNS = [
 
 def gather_lake(lake: Lake, version: str) -> ReportData:
     """Everything a report on a lake shows, with a filmstrip per data set and the frames in question."""
-    rows = lake.rows("episodes", _COLUMNS)
+    old = superseded(lake)
+    rows = [row for row in lake.rows("episodes", _COLUMNS) if row["episode_id"] not in old]
     kept = [row["episode_id"] for row in rows if row["outcome"] == "kept"]
     together = judge_set(list(_facts(lake, kept)))
     episodes = [_judged(row, together) for row in rows]
@@ -241,7 +243,10 @@ def gather_release(folder: Path, version: str) -> ReportData:
                 sum(group["episodes"] for group in groups.values()),
             )
         )
-    dropped = Counter((outcome["reason"], outcome["message"]) for outcome in manifest["dropped"])
+    dropped: Counter[tuple[str, str]] = Counter()
+    for outcome in manifest["dropped"]:
+        # an episode, or so many of its windows
+        dropped[outcome["reason"], outcome["message"]] += int(dict(outcome["numbers"]).get("windows", 1))
     problems = verify_release(folder).problems
     return ReportData(
         title=f"Release {folder.resolve().name}",

@@ -244,6 +244,15 @@ class Lake:
         result: list[Row] = sorted(found.to_pylist(), key=lambda row: str(row[key]))
         return result
 
+    def select(self, name: str, columns: Sequence[str]) -> pa.Table:
+        """Columns of a whole table as they lie there, in no order. Raises LakeError where they cannot be read."""
+        try:
+            return self.table(name).to_table(columns=list(columns))
+        except _COMMIT_ERRORS as error:
+            raise LakeError(
+                f"the table {name} cannot be read: {error}", str(self._path(name)), reason="damaged"
+            ) from error
+
     def batches(self, name: str, columns: list[str] | None = None, where: str = "") -> Iterator[pa.RecordBatch]:
         """Record batches of a few rows each, for walking over a whole table in bounded memory."""
         try:

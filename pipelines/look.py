@@ -8,6 +8,7 @@ import polars as pl
 from pipelines.lake import Lake, quoted
 from pipelines.release import read_manifest
 from pipelines.verify import lineage_of
+from pipelines.versions import lineage, superseded
 from schemas.errors import LakeError, ReleaseError
 from schemas.sample import FrameOrigin, Sample
 
@@ -20,10 +21,12 @@ def lake_status(lake: Lake) -> dict[str, Any]:
     rows = pl.DataFrame(
         pl.from_arrow(
             lake.table("episodes").to_table(
-                columns=["outcome", "reason", "dataset", "num_steps", "duration_ns", "locations"]
+                columns=["episode_id", "outcome", "reason", "dataset", "num_steps", "duration_ns", "locations"]
             )
         )
     ).with_columns(places=pl.col("locations").list.len())
+    old = superseded(lake)
+    rows = rows.filter(~pl.col("episode_id").is_in(sorted(old)))
     kept = pl.col("outcome") == "kept"
     datasets = rows.group_by("dataset").agg(
         *((pl.col("outcome") == outcome).sum().alias(outcome) for outcome in _OUTCOMES),
@@ -37,6 +40,7 @@ def lake_status(lake: Lake) -> dict[str, Any]:
         "lake": str(lake.root),
         "versions": lake.versions(),
         "episodes": rows.height,
+        "superseded": len(old),
         "places": int(rows["places"].sum()),
         **{outcome: int((rows["outcome"] == outcome).sum()) for outcome in _OUTCOMES},
         "reasons": {row["reason"]: row["count"] for row in reasons.sort("reason").to_dicts()},
@@ -46,7 +50,8 @@ def lake_status(lake: Lake) -> dict[str, Any]:
 
 
 def list_episodes(lake: Lake, where: str = "") -> list[dict[str, Any]]:
-    """A line's worth of facts of every episode."""
+    """A line's worth of facts of every episode; of those whose source changed, of the newest version."""
+    old = superseded(lake)
     columns = ["outcome", "reason", "dataset", "num_steps", "control_rate", "instructions", "locations", "views"]
     return [
         {
@@ -61,18 +66,22 @@ def list_episodes(lake: Lake, where: str = "") -> list[dict[str, Any]]:
             "place": f"{row['locations'][0]['location']}#{row['locations'][0]['key']}",
         }
         for row in lake.rows("episodes", columns, where)
+        if row["episode_id"] not in old
     ]
 
 
 def show_episode(lake: Lake, prefix: str) -> dict[str, Any]:
-    """Everything the lake knows of one episode, named by its id or the beginning of it; arrays by shape only."""
+    """Everything the lake knows of one episode, named by its id or the beginning of it; arrays by shape only.
+
+    ``lineage`` says what it replaces and what superseded it, by place.
+    """
     found = lake.rows("episodes", [], f"starts_with(episode_id, {quoted(prefix)})")
     if len(found) != 1:
         what = "no episode" if not found else f"{len(found)} episodes"
         raise LakeError(
             f"{what} with an id that begins with {prefix!r}", str(lake.root), "list them with `wamloom show LAKE`"
         )
-    columns = [name for name in lake.table("episodes").schema.names if not name.startswith("video_")]
+    columns = [name for name in lake.table("episodes").schema.names if not name.startswith(("video_", "depth_"))]
     row = lake.rows("episodes", columns, f"episode_id = {quoted(found[0]['episode_id'])}")[0]
     for stream in row["streams"] or []:
         times = stream.pop("times_ns")
@@ -83,6 +92,13 @@ def show_episode(lake: Lake, prefix: str) -> dict[str, Any]:
         view["first_ns"], view["last_ns"] = (times[0], times[-1]) if times else (None, None)
     for name in ("card_json", "embodiment_json"):
         row.pop(name)
+    signature = row["signature"]
+    row["signature"] = None if signature is None else f"{len(signature)} bytes"
+    row["superseded"] = row["episode_id"] in superseded(lake)
+    row["lineage"] = [
+        {"place": f"{one.place[0]}#{one.place[1]}", "replaces": one.replaces, "superseded_by": one.superseded_by}
+        for one in lineage(lake, row["episode_id"])
+    ]
     return row
 
 
@@ -107,7 +123,8 @@ def show_release(folder: Path) -> dict[str, Any]:
         "files": len(manifest["files"]),
         "bytes": sum(entry["num_bytes"] for entry in manifest["files"]),
         "licenses": manifest["licenses"],
-        "dropped": len(manifest["dropped"]),
+        "dropped": sum(not outcome["numbers"] for outcome in manifest["dropped"]),
+        "windows_left_out": int(sum(dict(outcome["numbers"]).get("windows", 0) for outcome in manifest["dropped"])),
     }
 
 

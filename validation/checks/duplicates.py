@@ -10,7 +10,10 @@ SPLIT_LEAK = Rule(
 )
 FOUND_TWICE = Rule("found_twice", Severity.INFO, "the same content lies in several places; the lake holds it once")
 SAME_MOTION = Rule("same_motion", Severity.WARNING, "another episode has exactly the same action and proprio values")
-RULES = (SPLIT_LEAK, FOUND_TWICE, SAME_MOTION)
+CHANGED_SOURCE = Rule(
+    "changed_source", Severity.INFO, "the files of this recording changed; the lake keeps the earlier version as well"
+)
+RULES = (SPLIT_LEAK, FOUND_TWICE, SAME_MOTION, CHANGED_SOURCE)
 
 MIN_STEPS = 3
 """Fewer rows may be equal by chance."""
