@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from upath import UPath
 
+from pipelines import places
 from pipelines.storage import inside, state_of
 from pipelines.video import VideoTools
 from schemas.episode import EncodedView, EpisodeRef, Instruction
@@ -25,11 +27,14 @@ _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def set_folders(location: str, is_set: Callable[[Path], bool]) -> list[str]:
-    """Folders at or at most three below ``location`` for which ``is_set`` holds, sorted; none below another one."""
+def set_folders(location: str, is_set: Callable[[Any], bool]) -> list[str]:
+    """Folders at or at most three below ``location`` for which ``is_set`` holds, sorted; none below another one.
+
+    Where folders cannot be listed (``places.lists``) it is ``location`` itself or nothing.
+    """
     found: list[str] = []
 
-    def walk(folder: Path, depth: int) -> None:
+    def walk(folder: UPath, depth: int) -> None:
         if is_set(folder):
             found.append(str(folder))
         elif depth < _MAX_DEPTH:
@@ -37,7 +42,9 @@ def set_folders(location: str, is_set: Callable[[Path], bool]) -> list[str]:
                 if child.is_dir() and not child.name.startswith("."):
                     walk(child, depth + 1)
 
-    root = Path(location)
+    root = places.place(location)
+    if not places.lists(root):
+        return [str(root)] if is_set(root) else []
     if root.is_dir():
         try:
             walk(root, 0)
@@ -46,7 +53,7 @@ def set_folders(location: str, is_set: Callable[[Path], bool]) -> list[str]:
     return sorted(found)
 
 
-def read_json(path: Path, hint: str) -> dict[str, Any]:
+def read_json(path: Path | UPath, hint: str) -> dict[str, Any]:
     """The JSON object in ``path``. Raises SourceError naming the file, whatever is wrong with it."""
     try:
         size = path.stat().st_size
@@ -66,7 +73,7 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     return value
 
 
-def path_inside(root: str | Path, relative: str, where: str) -> Path:
+def path_inside[AnyPath: (Path, UPath)](root: AnyPath, relative: str, where: str) -> AnyPath:
     """``storage.inside``, as the fault of one episode: raises CorruptEpisode (``path_escape``)."""
     try:
         return inside(root, relative)
@@ -74,20 +81,20 @@ def path_inside(root: str | Path, relative: str, where: str) -> Path:
         raise CorruptEpisode(error.message, where, error.hint, error.reason) from error
 
 
-def files_state(root: Path, relatives: Iterable[str], *facts: Any) -> str:
-    """Fingerprint of sizes and modification times of these files: unchanged state, unchanged bytes.
+def files_state(root: Path | UPath, relatives: Iterable[str], *facts: Any) -> str:
+    """Fingerprint of these files' sizes and modification times, or what a store says instead: unchanged state, unchanged bytes.
 
     ``facts`` is what an index shared with other episodes says of this one; a file that every new episode changes does not
     belong into ``relatives``, or all of a set that grew would be read again. Names do not count: shards are renamed when
     there are more of them.
     """
-    files = state_of(root, [root / name for name in sorted(set(relatives))])
-    return fingerprint("state-1", [(size, time_ns) for _, size, time_ns in files], *facts)
+    files = state_of(root, relatives)
+    return fingerprint("state-1", [(size, mark) for _, size, mark in files], *facts)
 
 
 def check_unchanged(ref: EpisodeRef, relatives: Iterable[str], *facts: Any) -> None:
     """Raises CorruptEpisode (``changed_while_reading``) where files or facts are not those that were listed."""
-    if files_state(Path(ref.location), relatives, *facts) != ref.state:
+    if files_state(places.place(ref.location), relatives, *facts) != ref.state:
         raise CorruptEpisode(
             "its files changed after they were listed", ref.where, "run the same command again", "changed_while_reading"
         )
@@ -139,7 +146,7 @@ def _png(frame: np.ndarray, where: str, key: str) -> bytes:
     return file.getvalue()
 
 
-def file_view(key: str, path: Path, video: VideoTools, limits: Limits, where: str) -> tuple[EncodedView, str]:
+def file_view(key: str, path: Path | UPath, video: VideoTools, limits: Limits, where: str) -> tuple[EncodedView, str]:
     """A whole video file, copied as it is, at its own frame times from 0 on; and the hash of its bytes.
 
     Raises CorruptEpisode (``too_large``) and DecodeError. The caller counts its frames and may give them other times.

@@ -1,12 +1,15 @@
-"""Files on a local disk: durable writes, hashes, and paths that stay under their root."""
+"""Files: durable writes and hashes on a local disk, and paths that stay under their root wherever that is."""
 
 import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from upath import UPath
+
+from pipelines import places
 from schemas.errors import LakeError, SourceError, WamloomError
 from schemas.work import FileRecord
 
@@ -30,10 +33,11 @@ _PLACE_ERRORS = {
 """What a disk says that is no defect of ours: reason and hint."""
 
 
-def inside(root: str | Path, relative: str) -> Path:
+def inside[AnyPath: (Path, UPath)](root: AnyPath, relative: str) -> AnyPath:
     """``root / relative`` with links resolved, which must lie under ``root``; raises SourceError otherwise.
 
-    Refuses absolute paths, ``..``, drives, URLs and control characters: a path that comes from data never escapes.
+    Refuses absolute paths, ``..``, drives, URLs and control characters: a path that comes from data never escapes, and never
+    names another host.
     """
     hint = "the recording names a file outside its own folder; it is damaged or hostile"
     bad = (
@@ -45,9 +49,11 @@ def inside(root: str | Path, relative: str) -> Path:
         or (len(relative) > 1 and relative[1] == ":")
         or ".." in relative.split("/")
     )
-    base = Path(root).resolve()
     if bad:
-        raise SourceError(f"the path {relative[:200]!r} leaves its root", str(base), hint, "path_escape")
+        raise SourceError(f"the path {relative[:200]!r} leaves its root", str(root), hint, "path_escape")
+    if not isinstance(root, Path):
+        return places.below(root, relative)
+    base = root.resolve()
     path = (base / relative).resolve()
     if not path.is_relative_to(base):
         raise SourceError(f"the path {relative!r} leads out of its root by a link", str(base), hint, "path_escape")
@@ -170,15 +176,16 @@ def remove_tree(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def state_of(root: Path, paths: list[Path]) -> list[tuple[str, int, int]]:
-    """(relative name, size, modification time in ns) of each file, sorted; a missing file has size -1."""
-    facts: list[tuple[str, int, int]] = []
-    for path in paths:
-        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+def state_of(root: Path | UPath, relatives: Iterable[str]) -> list[tuple[str, int, int | str]]:
+    """(relative name, size, what changes with the content) of each file, sorted; a missing file has size -1.
+
+    The last is the modification time in ns of a local file, and what the store says of a remote one (``places.state``).
+    """
+    facts: list[tuple[str, int, int | str]] = []
+    for name in sorted(set(relatives)):
         try:
-            status = path.stat()
+            size, mark = places.state(root / name if isinstance(root, Path) else places.below(root, name))
         except OSError:
-            facts.append((name, -1, 0))
-        else:
-            facts.append((name, status.st_size, status.st_mtime_ns))
-    return sorted(facts)
+            size, mark = -1, 0
+        facts.append((name, size, mark))
+    return facts
