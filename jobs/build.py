@@ -1,5 +1,6 @@
 """``wamloom build``: a release that trainers read, whole or not at all."""
 
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,11 @@ def _stop_if_lost(result: UnitResult) -> None:
         )
 
 
+def _windows_left_out(numbers: Iterable[Iterable[Iterable[Any]]]) -> int:
+    """Windows that the recipe's ``segments`` left out, from the numbers of what was dropped."""
+    return int(sum(value for one in numbers for name, value in one if name == "windows"))
+
+
 def _planned(options: BuildOptions, plan: BuildPlan) -> Answer:
     values = {
         "release": options.out,
@@ -69,7 +75,8 @@ def _planned(options: BuildOptions, plan: BuildPlan) -> Answer:
         "episodes": sum(group.num_episodes for group in plan.groups),
         "steps": plan.num_steps,
         "samples": plan.num_samples,
-        "dropped": len(plan.dropped),
+        "dropped": sum(not outcome.numbers for outcome in plan.dropped),
+        "windows_left_out": _windows_left_out(outcome.numbers for outcome in plan.dropped),
         "units": len(plan.units),
         "groups": [group.name for group in plan.groups],
     }
@@ -97,7 +104,8 @@ def _answer(options: BuildOptions, manifest: dict[str, Any], seconds: float, alr
         "steps": steps,
         "frames": frames,
         "episodes": episodes,
-        "dropped": len(manifest["dropped"]),
+        "dropped": sum(not outcome["numbers"] for outcome in manifest["dropped"]),
+        "windows_left_out": _windows_left_out(outcome["numbers"] for outcome in manifest["dropped"]),
         "files": len(manifest["files"]),
         "bytes": sum(entry["num_bytes"] for entry in manifest["files"]),
         "manifest": str(Path(options.out) / "manifest.json"),
@@ -110,4 +118,6 @@ def _answer(options: BuildOptions, manifest: dict[str, Any], seconds: float, alr
         *(f"  {name}: {number} samples in {', '.join(sorted(counts[name]))}" for name, number in samples.items()),
     ]
     warnings = [f"{values['dropped']} episodes were dropped; the manifest says why"] if values["dropped"] else []
+    if values["windows_left_out"]:
+        warnings.append(f"{values['windows_left_out']} windows were left out for their segments; the manifest says why")
     return Answer(values, lines, 0, warnings)

@@ -24,7 +24,7 @@ from pipelines.storage import file_record, files_under
 from pipelines.tokenizers import Tokenizer
 from pipelines.versions import superseded
 from pipelines.views import target_size
-from pipelines.windows import sample_windows
+from pipelines.windows import plan_windows, step_span
 from schemas.errors import LakeError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
@@ -50,7 +50,7 @@ class BuildPlan:
     def fingerprint(self, recipe: BuildRecipe, version: str) -> str:
         """Identity of the release: same recipe, lake content and version give the same bytes."""
         return fingerprint(
-            "build-1", recipe.fingerprint, self.lake_content, version, [unit.unit_id for unit in self.units]
+            "build-2", recipe.fingerprint, self.lake_content, version, [unit.unit_id for unit in self.units]
         )
 
     @property
@@ -72,6 +72,7 @@ class _Member:
     num_steps: int
     num_samples: int
     instruction: str
+    instructions: tuple[tuple[int, str], ...]
     action: np.ndarray
 
 
@@ -106,6 +107,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     dropped: list[Outcome] = []
     inputs = {episode_id: [row_hash] for episode_id, row_hash in ids}
     bare: list[tuple[str, str]] = []
+    all_windowed = all(cast(Format, registry.load("formats", name).FORMAT).windowed for name in recipe.formats)
     for episode in _stored(lake, ordered):
         slots: tuple[str, ...] = recipe.views.slots or tuple(sorted(episode.views))
         absent = [slot for slot in slots if slot not in episode.views]
@@ -126,15 +128,25 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
                 Outcome(episode.episode_id, "rejected", "no_valid_step", "no step has all it needs", episode.location)
             )
             continue
+        windows = plan_windows(numbers.times_ns, episode.segments, slots, recipe)
+        dropped += [
+            Outcome(
+                episode.episode_id, "rejected", reason, message, episode.location, numbers=(("windows", float(number)),)
+            )
+            for reason, message, number in windows.left_out
+        ]
+        if not len(windows.starts) and all_windowed:
+            continue
         key = _group_key(episode, numbers, slots, recipe)
-        starts = sample_windows(numbers.num_steps, recipe.horizon, recipe.sample_stride)
+        counted = numbers.valid & windows.selected
         members.setdefault(key, []).append(
             _Member(
                 episode.episode_id,
                 numbers.num_steps,
-                len(starts),
+                len(windows.starts),
                 _instruction(episode),
-                numbers.action[numbers.valid].astype(np.float32),
+                _instruction_runs(episode, numbers.times_ns),
+                numbers.action[counted].astype(np.float32),
             )
         )
         examples.setdefault(key, episode)
@@ -143,8 +155,8 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             empty_sketch(numbers.proprio.shape[1]),
         )
         sketches[key] = (
-            merge(before[0], sketch(numbers.action, numbers.valid)),
-            merge(before[1], sketch(numbers.proprio, numbers.valid)),
+            merge(before[0], sketch(numbers.action, counted)),
+            merge(before[1], sketch(numbers.proprio, counted)),
         )
         sources[episode.episode_id] = (episode.location, episode.source_key, episode.license)
     if bare:
@@ -182,6 +194,25 @@ def _stored(lake: Lake, episode_ids: Sequence[str], batch: int = 64) -> Iterator
 def _instruction(episode: StoredEpisode) -> str:
     """The first instruction with text; the empty one where the episode has none."""
     return next((one.text for one in episode.instructions if one.text.strip()), "")
+
+
+def _instruction_runs(episode: StoredEpisode, times_ns: np.ndarray) -> tuple[tuple[int, str], ...]:
+    """(first step, text) wherever the instruction changes: the first one with text whose span holds the step.
+
+    One without a span holds everywhere; () where such a one comes first, or there is none.
+    """
+    said = [one for one in episode.instructions if one.text.strip()]
+    if not said or said[0].start_ns is None:
+        return ()
+    chosen: np.ndarray = np.full(len(times_ns), len(said))
+    for number, one in reversed(list(enumerate(said))):
+        start, stop = 0, len(times_ns)
+        if one.start_ns is not None and one.stop_ns is not None:
+            start, stop = step_span(times_ns, one.start_ns, one.stop_ns)
+        chosen[start:stop] = number
+    texts = [*(one.text for one in said), ""]
+    starts = [0, *(np.flatnonzero(np.diff(chosen)) + 1).tolist()]
+    return tuple((start, texts[chosen[start]]) for start in starts)
 
 
 def _group_key(
@@ -245,6 +276,7 @@ def _plan_group(
                 first_sample,
                 member.num_samples,
                 member.instruction,
+                member.instructions,
             )
         )
         first_step += member.num_steps
@@ -257,7 +289,7 @@ def _plan_group(
         proprio_names=tuple(channel.name for channel in example.embodiment.proprio),
         views=key[3],
         stats={"action": action.to_mapping(), "proprio": proprio.to_mapping()},
-        tasks=tuple(sorted({member.instruction for member in members})),
+        tasks=tuple(sorted({text for episode in episodes for _, _, text in episode.texts})),
         num_episodes=len(episodes),
         num_steps=first_step,
         license=example.license,
@@ -287,7 +319,7 @@ def _units(
     for index, pack in enumerate(packs):
         plan = UnitPlan(group, index, tuple(pack), len(packs))
         inputs = [hashes[episode.episode_id] for episode in pack]
-        unit_id = fingerprint("build-unit-1", plan, inputs, recipe.fingerprint, latents, version)
+        unit_id = fingerprint("build-unit-2", plan, inputs, recipe.fingerprint, latents, version)
         units.append(WorkUnit(unit_id, (plan,), sum(episode.num_steps for episode in pack)))
     return units
 
@@ -374,7 +406,7 @@ def publish_build(
             counts.setdefault(name, {})[group.name] = {
                 "samples": windows if form.windowed else group.num_steps,
                 "frames": shown * len(group.views),
-                "episodes": group.num_episodes,
+                "episodes": sum(1 for one in episodes if one.num_samples or not form.windowed),
             }
     indexes = [
         file_record(path, staging.files)

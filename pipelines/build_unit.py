@@ -15,14 +15,14 @@ import pyarrow.parquet as pq
 from pipelines import registry
 from pipelines.formats import BuiltEpisode, EpisodePlan, Format, GroupPlan, UnitPlan, UnitWriter
 from pipelines.lake import Lake, quoted
-from pipelines.numbers import numbers_of
+from pipelines.numbers import EpisodeNumbers, Origin, numbers_of
 from pipelines.release import LINEAGE, UnitFolder
 from pipelines.rows import StoredEpisode
 from pipelines.stats import Stats, normalize, stats_from_json
 from pipelines.storage import writing
 from pipelines.tokenizers import Tokenizer
 from pipelines.video import VideoTools
-from pipelines.windows import sample_windows
+from pipelines.windows import Windows, plan_windows
 from schemas.errors import LakeError
 from schemas.fingerprint import array_sha256
 from schemas.latent import ClipPlan, LatentClip
@@ -71,9 +71,9 @@ class BuildWorker:
         }
         lineage: list[pa.Table] = []
         for episode in plan.episodes:
-            built, stored = self._built(plan, episode)
+            built, stored, numbers = self._built(plan, episode)
             self._push(plan, built, stored, list(writers.values()))
-            lineage.append(_lineage_table(plan.group.name, built))
+            lineage.append(_lineage_table(plan.group.name, built, numbers))
         facts = {name: writer.close() for name, writer in writers.items()}
         path = corner.folder / LINEAGE / plan.group.name / f"{plan.file_index:05d}.parquet"
         path.parent.mkdir(parents=True)
@@ -83,13 +83,16 @@ class BuildWorker:
         steps = float(sum(e.num_steps for e in plan.episodes))
         return UnitResult(unit.unit_id, outcomes, files, (("frames", steps * len(plan.group.views)), ("steps", steps)))
 
-    def _built(self, unit: UnitPlan, plan: EpisodePlan) -> tuple[BuiltEpisode, StoredEpisode]:
+    def _built(self, unit: UnitPlan, plan: EpisodePlan) -> tuple[BuiltEpisode, StoredEpisode, EpisodeNumbers]:
         stored = self._lake.episode(plan.episode_id)
         slots = tuple(slot for slot, _, _ in unit.group.views)
-        numbers = numbers_of(stored, self._recipe.rate, self._recipe.views.slots or tuple(sorted(stored.views)))
-        if numbers.num_steps != plan.num_steps:
+        looked_at: tuple[str, ...] = self._recipe.views.slots or tuple(sorted(stored.views))
+        numbers = numbers_of(stored, self._recipe.rate, looked_at)
+        windows = plan_windows(numbers.times_ns, stored.segments, looked_at, self._recipe)
+        if (numbers.num_steps, len(windows.starts)) != (plan.num_steps, plan.num_samples):
             raise LakeError(
-                f"{numbers.num_steps} steps where {plan.num_steps} were planned",
+                f"{numbers.num_steps} steps and {len(windows.starts)} windows where {plan.num_steps} and "
+                f"{plan.num_samples} were planned",
                 f"episode {plan.episode_id[:12]}",
                 reason="damaged",
             )
@@ -97,24 +100,25 @@ class BuildWorker:
             normalize(values, _stats(unit.group, name), self._recipe.normalize)
             for name, values in (("action", numbers.action), ("proprio", numbers.proprio))
         )
-        starts = sample_windows(plan.num_steps, self._recipe.horizon, self._recipe.sample_stride)
         built = BuiltEpisode(
             plan=plan,
             times_ns=numbers.times_ns,
             action=action.astype(np.float32),
             proprio=proprio.astype(np.float32),
             valid=numbers.valid,
-            source_rows=numbers.source_rows,
-            source_times_ns=numbers.source_times_ns,
-            frame_ids={slot: numbers.frame_ids[slot] for slot in slots},
-            frame_times_ns={slot: numbers.frame_times_ns[slot] for slot in slots},
-            tokens=_tokens(unit.group, self._recipe, action, starts),
-            sample_steps=starts,
+            source_rows=numbers.commands.rows,
+            source_times_ns=numbers.commands.times_ns,
+            frame_ids={slot: numbers.frames[slot].rows for slot in slots},
+            frame_times_ns={slot: numbers.frames[slot].times_ns for slot in slots},
+            tokens=_tokens(unit.group, self._recipe, action, windows),
+            sample_steps=windows.starts,
+            chunk_stops=windows.chunk_stops,
+            selected=windows.selected if self._recipe.segments.is_set else None,
             latents=self._read_latents(stored) if self._latents else {},
             location=stored.location,
             source_key=stored.source_key,
         )
-        return built, stored
+        return built, stored, numbers
 
     def _push(self, unit: UnitPlan, built: BuiltEpisode, stored: StoredEpisode, writers: Sequence[UnitWriter]) -> None:
         for writer in writers:
@@ -181,17 +185,19 @@ def _stats(group: GroupPlan, name: str) -> Stats:
     return stats_from_json(json.dumps({key: list(value) for key, value in group.stats[name].items()}))
 
 
-def _tokens(group: GroupPlan, recipe: BuildRecipe, action: np.ndarray, starts: np.ndarray) -> list[np.ndarray] | None:
-    """Tokens of each sample's chunk; a chunk that reaches past the end repeats the last action, as the samples do."""
+def _tokens(group: GroupPlan, recipe: BuildRecipe, action: np.ndarray, windows: Windows) -> list[np.ndarray] | None:
+    """Tokens of each sample's chunk; one that reaches past the end or a gap repeats the last action, as the samples do."""
     if recipe.tokenizer is None or group.tokenizer_json is None:
         return None
     tokenizer: Tokenizer = registry.load("tokenizers", recipe.tokenizer.name).load(group.tokenizer_json)
-    rows = np.minimum(starts[:, None] + np.arange(recipe.horizon), len(action) - 1)
+    starts = windows.starts
+    rows = np.minimum(starts[:, None] + np.arange(recipe.horizon), windows.chunk_stops[starts][:, None] - 1)
     return tokenizer.encode(action[rows])
 
 
-def _lineage_table(group: str, built: BuiltEpisode) -> pa.Table:
-    """One row per step: where its action, and the frame of every view, came from."""
+def _lineage_table(group: str, built: BuiltEpisode, numbers: EpisodeNumbers) -> pa.Table:
+    """One row per step: which row of the action, of the proprio, and which frame of every view it came from, how far in
+    time that lies before the step, and whether it still tells of the step."""
     plan, num = built.plan, built.plan.num_steps
     columns: dict[str, Any] = {
         "index": np.arange(plan.first_step, plan.first_step + num, dtype=np.int64),
@@ -200,11 +206,20 @@ def _lineage_table(group: str, built: BuiltEpisode) -> pa.Table:
         "step": np.arange(num, dtype=np.int64),
         "time_ns": built.times_ns,
         "valid": built.valid,
-        "source_row": built.source_rows,
-        "source_time_ns": built.source_times_ns,
+        "selected": np.ones(num, dtype=bool) if built.selected is None else built.selected,
+        **_origin_columns("source_row", "source_time_ns", "action", numbers.commands),
+        **_origin_columns("proprio_row", "proprio_time_ns", "proprio", numbers.measured),
     }
     for slot in sorted(built.frame_ids):
-        columns[f"frame_id_{slot}"] = built.frame_ids[slot]
-        columns[f"frame_time_ns_{slot}"] = built.frame_times_ns[slot]
+        columns |= _origin_columns(f"frame_id_{slot}", f"frame_time_ns_{slot}", slot, numbers.frames[slot])
     table = pa.table(columns)
     return table.replace_schema_metadata({"group": group})
+
+
+def _origin_columns(row: str, time: str, name: str, origin: Origin) -> dict[str, np.ndarray]:
+    return {
+        row: origin.rows,
+        time: origin.times_ns,
+        f"residual_ns_{name}": origin.residual_ns,
+        f"valid_{name}": origin.valid,
+    }

@@ -10,6 +10,7 @@ import pyarrow as pa
 from pipelines import cards, registry
 from pipelines.channels import to_episode
 from pipelines.rows import Row, episode_row, failed_row, outcome_of, staged_table
+from pipelines.segments import with_segments
 from pipelines.sources import Source
 from pipelines.storage import file_record, fsync_file, fsync_folder, writing
 from pipelines.video import VideoTools
@@ -68,7 +69,7 @@ class IngestWorker:
             source = cast(Source, registry.load("sources", ref.source).SOURCE)
             raw = source.read(ref, self._video, self._recipe.limits)
             pair = self._choices.get(ref.location) or recognize(raw)
-            episode = to_episode(raw, *pair)
+            episode = with_segments(to_episode(raw, *pair), self._recipe.segments)
             evidence = {}
             if self._recipe.video_check == "decode":
                 evidence = {

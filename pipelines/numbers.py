@@ -10,21 +10,41 @@ from fractions import Fraction
 import numpy as np
 
 from pipelines.channels import map_streams
-from pipelines.resample import hold_layout, nearest_at_or_before, nominal_period_ns, resample
+from pipelines.resample import (
+    TOLERANCE_NS,
+    Resampled,
+    gap_ns,
+    hold_layout,
+    nearest_at_or_before,
+    nominal_period_ns,
+    resample,
+)
 from pipelines.rows import StoredEpisode
 from schemas.episode import EncodedView, Stream
-from schemas.errors import RecipeError
+from schemas.errors import LayoutError, RecipeError
 from schemas.time import TimeGrid
 
 MAX_UPSAMPLING = 20
 """How many times its control rate an episode may be put on a grid; beyond, it is a mistake that would fill a disk."""
-_MAX_STALE_PERIODS = 2.5
-"""A frame older than this many periods (of the slower of camera and grid) does not show its step; as for gaps elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where each of T steps came from in one stream or view, and whether that still tells of the step."""
+
+    rows: np.ndarray
+    """int64 [T]: row of the stream or frame of the view, at or before the step (the first one before it began)."""
+    times_ns: np.ndarray
+    """int64 [T]: recorded time of that row."""
+    residual_ns: np.ndarray
+    """int64 [T]: time of the step minus time of that row; negative before the stream began."""
+    valid: np.ndarray
+    """bool [T]: False before the first row, from one period behind the last row on, and in a gap."""
 
 
 @dataclass(frozen=True, slots=True)
 class EpisodeNumbers:
-    """T steps on one grid. ``valid`` is False where a stream had ended, a gap lies, or a view shows no frame in time."""
+    """T steps on one grid. ``valid`` is False where any stream or view has nothing to say of the step (see ``Origin``)."""
 
     rate: Fraction
     """Steps per second (nominal where the source's own clock is kept)."""
@@ -34,10 +54,12 @@ class EpisodeNumbers:
     proprio: np.ndarray
     """float64 [T, P]: by channel kind."""
     valid: np.ndarray
-    source_rows: np.ndarray
-    source_times_ns: np.ndarray
-    frame_ids: Mapping[str, np.ndarray]
-    frame_times_ns: Mapping[str, np.ndarray]
+    commands: Origin
+    """Of the action."""
+    measured: Origin
+    """Of the proprio; where it is interpolated, the row before."""
+    frames: Mapping[str, Origin]
+    """Of each view."""
 
     @property
     def num_steps(self) -> int:
@@ -66,38 +88,50 @@ def numbers_of(episode: StoredEpisode, rate: Fraction | None, slots: tuple[str, 
     """The episode on the native (None) or given rate, with the frames of ``slots``. Raises LayoutError or CardError."""
     action, proprio = map_streams(episode.streams, episode.card, episode.embodiment)
     times = grid_times(action, rate)
-    period = _period_ns(action, episode.control_rate)
-    commands = resample(action.values, action.times_ns, hold_layout(episode.embodiment.action), times, period_ns=period)
-    measured = resample(proprio.values, proprio.times_ns, episode.embodiment.proprio, times, period_ns=period)
-    valid = commands.valid & measured.valid
-    frame_ids: dict[str, np.ndarray] = {}
-    frame_times: dict[str, np.ndarray] = {}
-    for slot in slots:
-        ids, shown, fresh = _frames(episode.views[slot], times)
-        frame_ids[slot], frame_times[slot] = ids, shown
-        valid = valid & fresh
+    step_ns = TimeGrid(0, episode.control_rate, 1).period_ns
+    commands, measured = (
+        resample(
+            stream.values,
+            stream.times_ns,
+            layout,
+            times,
+            period_ns=nominal_period_ns(stream.times_ns) or step_ns,
+        )
+        for stream, layout in (
+            (action, hold_layout(episode.embodiment.action)),
+            (proprio, episode.embodiment.proprio),
+        )
+    )
+    frames = {slot: _frames(episode.views[slot], times, step_ns) for slot in slots}
+    origins = (_origin(commands), _origin(measured))
     return EpisodeNumbers(
         rate or episode.control_rate,
         times,
         commands.values,
         measured.values,
-        valid,
-        commands.source_rows,
-        commands.source_times_ns,
-        frame_ids,
-        frame_times,
+        np.logical_and.reduce([one.valid for one in (*origins, *frames.values())]),
+        *origins,
+        frames,
     )
 
 
-def _period_ns(action: Stream, control_rate: Fraction) -> int:
-    return nominal_period_ns(action.times_ns) or TimeGrid(0, control_rate, 1).period_ns
+def _origin(stream: Resampled) -> Origin:
+    return Origin(stream.source_rows, stream.source_times_ns, stream.residual_ns, stream.valid)
 
 
-def _frames(view: EncodedView, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(frame ids, their times, whether they show the step). A step before the first frame gets it, and is not valid."""
+def _frames(view: EncodedView, times: np.ndarray, step_ns: int) -> Origin:
+    """The frame shown at each step. A view that pauses or ends shows its last frame on, valid for one period of its own.
+
+    Raises LayoutError for a view without frames.
+    """
+    if not view.num_frames:
+        raise LayoutError(f"the view of camera {view.key} has no frames", hint="leave it out with views.slots")
     found = nearest_at_or_before(view.times_ns, times)
     ids = np.maximum(found, 0)
     shown = view.times_ns[ids]
-    period = max(nominal_period_ns(view.times_ns), nominal_period_ns(times))
-    limit = _MAX_STALE_PERIODS * period if period else np.inf
-    return ids, shown, (found >= 0) & (times - shown <= limit)
+    residual = times - shown
+    period = nominal_period_ns(view.times_ns) or step_ns
+    last = ids == view.num_frames - 1
+    following = view.times_ns[np.minimum(ids + 1, view.num_frames - 1)]
+    over = (last | (following - shown > gap_ns(period))) & (residual + TOLERANCE_NS >= period)
+    return Origin(ids, shown, residual, (found >= 0) & ~over)

@@ -16,6 +16,8 @@ from schemas.errors import LayoutError
 
 TOLERANCE_NS = 1
 """Times that differ by this much are one instant: grid times are rounded down, recorded ones often to nearest."""
+GAP_PERIODS = 2.5
+"""Nominal periods beyond which the way from one row to the next is not known: two rows in a row are missing."""
 MIN_QUATERNION_NORM = 1e-3
 """A shorter quaternion carries no direction worth using; rotations have norm 1."""
 
@@ -71,6 +73,11 @@ def nominal_period_ns(times_ns: np.ndarray) -> int:
     return int(np.median(steps)) if len(steps) else 0
 
 
+def gap_ns(period_ns: int, periods: float = GAP_PERIODS) -> int:
+    """Rows further apart than this bound a gap: ``periods`` of the nominal period."""
+    return int(periods * period_ns)
+
+
 def resample(
     values: np.ndarray,
     times_ns: np.ndarray,
@@ -85,8 +92,10 @@ def resample(
 
     An instant at a row's time (within ``tolerance_ns``) has exactly that row's values, bit for bit, in every kind. A
     neighbour that is NaN (or a quaternion without direction) makes the result between NaN, in that channel or rotation
-    only. An interpolated quaternion is a unit one with the sign of the row before it. ``period_ns`` defaults to the
-    median step, ``max_gap_ns`` to 2.5 periods; rows further apart than that bound a gap, inside which values are held.
+    only. Interpolated quaternions are unit ones. Where a stream needs interpolation at all, the signs of its quaternions
+    are made continuous from the first instant to the last, those of rows included; a grid that only picks rows changes
+    nothing. ``period_ns`` defaults to the median step, ``max_gap_ns`` to 2.5 periods; rows further apart than that bound
+    a gap, inside which values are held.
 
     Raises LayoutError where widths or lengths disagree, times run backwards, a stream without rows meets a grid with
     instants, or an angle has no unit ``rad`` or ``deg``.
@@ -107,7 +116,7 @@ def resample(
         return Resampled(source, none, none, none, np.zeros(0, dtype=bool))
 
     period = nominal_period_ns(times) if period_ns is None else period_ns
-    max_gap = 5 * period // 2 if max_gap_ns is None else max_gap_ns
+    max_gap = gap_ns(period) if max_gap_ns is None else max_gap_ns
     row = nearest_at_or_before(times, grid, tolerance_ns)
     early, last = row < 0, row == len(times) - 1
     row = np.maximum(row, 0)
@@ -116,13 +125,15 @@ def resample(
     after = np.minimum(row + 1, len(times) - 1)
     span = times[after] - times[row]
     in_gap = ~early & ~last & ~hit & (span > max_gap)
-    ended = last & ~hit & (residual >= period)
+    ended = last & ~hit & (residual + tolerance_ns >= period)
 
     result = source[row]
     inner = np.flatnonzero(~early & ~last & ~hit & ~in_gap)
     if len(inner):
         between = _Between(row[inner], after[inner], residual[inner] / span[inner])
         _interpolate(result, inner, source, layout, between)
+        for start in rotation_starts(layout, ChannelKind.QUATERNION, 4):
+            result[:, start : start + 4] *= _continuing_signs(result[:, start : start + 4])[:, None]
     return Resampled(result, row, times[row], residual, ~(early | in_gap | ended))
 
 
@@ -231,6 +242,15 @@ def _quaternion(group: np.ndarray, channels: tuple[Channel, ...], between: _Betw
         flip = np.sum(turned * before, axis=1) < 0
         result[keep] = np.where(flip[:, None], -turned, turned)
     return result
+
+
+def _continuing_signs(group: np.ndarray) -> np.ndarray:
+    """1 or -1 for each of ``group`` [G, 4], so that neighbours never point away from each other; NaN rows are passed over."""
+    signs = np.ones(len(group))
+    known = np.flatnonzero(np.isfinite(group).all(axis=1))
+    turns = np.sum(group[known[1:]] * group[known[:-1]], axis=1) < 0
+    signs[known[1:]] = np.cumprod(np.where(turns, -1.0, 1.0))
+    return signs
 
 
 def _euler(group: np.ndarray, channels: tuple[Channel, ...], between: _Between) -> np.ndarray:

@@ -159,9 +159,9 @@ def _lineage_problems(
         if lake is not None:
             stored = lake.episode(episode["episode_id"])
             numbers = numbers_of(stored, recipe.rate, recipe.views.slots or tuple(sorted(stored.views)))
-            same = np.array_equal(numbers.source_rows, rows["source_row"].to_numpy()) and all(
-                np.array_equal(numbers.frame_ids[slot], rows[f"frame_id_{slot}"].to_numpy()) for slot in slots
-            )
+            given = {"source_row": numbers.commands, "proprio_row": numbers.measured}
+            given |= {f"frame_id_{slot}": numbers.frames[slot] for slot in slots}
+            same = all(np.array_equal(origin.rows, rows[name].to_numpy()) for name, origin in given.items())
             checked["aligned_episodes"] += 1
             if not same:
                 yield Problem(place, "its rows or frames are not those the lake gives for this recipe")

@@ -3,10 +3,15 @@
 The one place that maps frames to latent frames and back. All windows are half-open index ranges ``(start, stop)``.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
+from pipelines.resample import TOLERANCE_NS
+from schemas.episode import Segment
 from schemas.errors import LayoutError, RecipeError
-from schemas.recipes import ClipRecipe
+from schemas.recipes import BuildRecipe, ClipRecipe
 
 Span = tuple[int, int]
 
@@ -103,3 +108,86 @@ def sample_windows(num_steps: int, horizon: int, stride: int | None = None) -> n
 def window_lengths(starts: np.ndarray, num_steps: int, horizon: int) -> np.ndarray:
     """int64 [S]: steps of each window that exist; the rest of its ``horizon`` is padding, to be masked."""
     return np.asarray(np.minimum(horizon, num_steps - np.asarray(starts, dtype=np.int64)), dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The samples of an episode of T steps: S windows that never cross a gap, and what a filter left out."""
+
+    starts: np.ndarray
+    """int64 [S]: first step of each."""
+    chunk_stops: np.ndarray
+    """int64 [T]: where a chunk that begins at a step must end at the latest: at the next gap, or behind the last step."""
+    selected: np.ndarray
+    """bool [T]: whether a window of the recipe may hold the step."""
+    left_out: tuple[tuple[str, str, int], ...]
+    """(reason, message, number of windows) of those that the filter left out."""
+
+
+def step_span(times_ns: np.ndarray, start_ns: int, stop_ns: int) -> Span:
+    """The steps at ``times_ns`` (rising) that lie in a half-open span of time; empty where they step over it."""
+    start, stop = np.searchsorted(times_ns, [start_ns - TOLERANCE_NS, stop_ns - TOLERANCE_NS])
+    return int(start), int(stop)
+
+
+def runs_between_gaps(times_ns: np.ndarray, gaps: Sequence[Segment]) -> list[Span]:
+    """The runs of steps between gaps, in order; steps inside a gap are in none."""
+    inside: np.ndarray = np.zeros(len(times_ns), dtype=bool)
+    cuts = {0, len(times_ns)}
+    for gap in gaps:
+        start, stop = step_span(times_ns, gap.start_ns, gap.stop_ns)
+        cuts |= {start, stop}
+        inside[start:stop] = True
+    edges = sorted(cuts)
+    return [span for span in zip(edges, edges[1:], strict=False) if not inside[span[0]]]
+
+
+def gaps_of(segments: Sequence[Segment], slots: Sequence[str]) -> list[Segment]:
+    """The gaps of action and proprio, and of the views ``slots``."""
+    return [one for one in segments if one.kind == "gap" and one.label in ("action", "proprio", *slots)]
+
+
+def plan_windows(
+    times_ns: np.ndarray, segments: Sequence[Segment], slots: Sequence[str], recipe: BuildRecipe
+) -> Windows:
+    """The windows of the steps at ``times_ns``: they tile each run between gaps as ``sample_windows`` says.
+
+    Of these the recipe's ``segments`` leave some out. ``slots`` are the views whose gaps count.
+    """
+    horizon, stride, chosen = recipe.horizon, recipe.sample_stride, recipe.segments
+    num_steps = len(times_ns)
+    chunk_stops: np.ndarray = np.arange(1, num_steps + 1, dtype=np.int64)
+    parts: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
+    for start, stop in runs_between_gaps(times_ns, gaps_of(segments, slots)):
+        chunk_stops[start:stop] = stop
+        parts.append(start + sample_windows(stop - start, horizon, stride))
+    starts = np.concatenate(parts)
+    stops = np.minimum(starts + horizon, chunk_stops[starts])
+    selected: np.ndarray = np.ones(num_steps, dtype=bool)
+    taken: np.ndarray = np.ones(len(starts), dtype=bool)
+    left_out: list[tuple[str, str, int]] = []
+
+    def leave_out(unwanted: np.ndarray, reason: str, message: str) -> None:
+        number = int((unwanted & taken).sum())
+        taken[unwanted] = False
+        if number:
+            left_out.append((reason, message, number))
+
+    for kind in chosen.skip:
+        touched: np.ndarray = np.zeros(len(starts), dtype=bool)
+        for first, behind in (step_span(times_ns, one.start_ns, one.stop_ns) for one in segments if one.kind == kind):
+            touched |= (starts < behind) & (stops > first)
+            selected[first:behind] = False
+        leave_out(touched, f"window_touches_{kind}", f"windows that touch a span of kind {kind}")
+    if chosen.within is not None:
+        inside: np.ndarray = np.zeros(len(starts), dtype=bool)
+        held: np.ndarray = np.zeros(num_steps, dtype=bool)
+        for first, behind in (
+            step_span(times_ns, one.start_ns, one.stop_ns) for one in segments if one.kind == chosen.within
+        ):
+            inside |= (starts >= first) & (stops <= behind)
+            held[first:behind] = True
+        selected &= held
+        kind = chosen.within
+        leave_out(~inside, f"window_outside_{kind}", f"windows that are not wholly inside one span of kind {kind}")
+    return Windows(starts[taken], chunk_stops, selected, tuple(left_out))

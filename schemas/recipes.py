@@ -2,6 +2,7 @@
 
 import difflib
 import tomllib
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
@@ -10,7 +11,7 @@ from schemas.embodiment import ViewSlot
 from schemas.errors import RecipeError
 from schemas.findings import Severity
 from schemas.fingerprint import fingerprint
-from schemas.time import parse_rate, rate_text
+from schemas.time import parse_rate, parse_seconds, rate_text
 
 
 def _native_or_rate(value: Any) -> Any:
@@ -21,6 +22,10 @@ TargetRate = Annotated[
     Any, BeforeValidator(_native_or_rate), PlainSerializer(lambda rate: "native" if rate is None else rate_text(rate))
 ]
 """``"native"`` (None in memory: the source's own steps or frames) or a rate in Hz (a Fraction in memory)."""
+
+
+Seconds = Annotated[Fraction, BeforeValidator(parse_seconds), PlainSerializer(str, return_type=str)]
+"""A duration, written ``2``, ``0.5`` or ``"7/15"`` in TOML, an exact Fraction in memory."""
 
 
 class _Frozen(BaseModel):
@@ -58,10 +63,26 @@ class Gates(_Frozen):
     """Changes the severity of a rule by name."""
 
 
+class SegmentRules(_Frozen):
+    """When a robot idles and where time has a gap; the numbers are DROID's published ones (see ``pipelines.segments``)."""
+
+    idle_change: float = Field(default=0.0005, gt=0, lt=1)
+    """Of a channel's range: one that changes less from step to step stands still."""
+    idle_s: Seconds = Fraction(7, 15)
+    """Shorter rests are part of the motion."""
+    keep_s: Seconds = Fraction(16, 15)
+    """Shorter motions are not worth keeping."""
+    trim_s: Seconds = Fraction(10, 15)
+    """Left out at the end of what is kept, since the actions that follow it are idle."""
+    gap_periods: float = Field(default=2.5, gt=1)
+    """Rows further apart than this many nominal periods bound a gap."""
+
+
 class IngestRecipe(_Frozen):
     """Choices of ``wamloom ingest``."""
 
     gates: Gates = Gates()
+    segments: SegmentRules = SegmentRules()
     limits: Limits = Limits()
     video_check: Literal["decode", "packets"] = "decode"
     """``decode`` looks at every frame (small); ``packets`` only at containers and counts."""
@@ -139,6 +160,26 @@ class VideoRecipe(_Frozen):
     """x264 preset, or SVT-AV1 preset number."""
 
 
+SegmentKind = Literal["idle", "keep", "language", "success"]
+
+
+class SegmentFilter(_Frozen):
+    """Which windows a build takes by the segments of the episode; no window ever crosses a gap, whatever stands here.
+
+    Windows are left out, not steps: formats of single steps keep every step and mark those that count in ``selected``.
+    """
+
+    skip: tuple[SegmentKind, ...] = ()
+    """Windows that touch a span of these kinds are left out, such as ``["idle"]``."""
+    within: SegmentKind | None = None
+    """Only windows wholly inside one span of this kind are taken, such as ``"keep"``."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is left out."""
+        return bool(self.skip) or self.within is not None
+
+
 class BuildRecipe(_Frozen):
     """Choices of ``wamloom build``."""
 
@@ -148,6 +189,7 @@ class BuildRecipe(_Frozen):
     """Actions per chunk."""
     sample_stride: int | None = Field(default=None, gt=0)
     """Steps from one windowed sample to the next (webdataset); None: ``horizon``, so that windows tile."""
+    segments: SegmentFilter = SegmentFilter()
     views: ViewsRecipe = ViewsRecipe()
     content: Literal["frames", "latents", "both"] = "frames"
     """What windowed samples carry of the picture."""

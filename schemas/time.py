@@ -25,6 +25,17 @@ def parse_rate(value: str | int | float | Fraction) -> Fraction:
     return rate
 
 
+def parse_seconds(value: str | int | float | Fraction) -> Fraction:
+    """A duration in seconds as an exact fraction of at least 0: ``2``, ``0.5``, ``"7/15"``. Raises RecipeError."""
+    try:
+        seconds = Fraction(Decimal(repr(value))) if isinstance(value, float) else Fraction(value)
+    except (ValueError, ZeroDivisionError, OverflowError, InvalidOperation, TypeError) as error:
+        raise RecipeError(f"{value!r} is not a duration", hint='write seconds as 2, 0.5 or "7/15"') from error
+    if seconds < 0:
+        raise RecipeError(f"a duration of {value} s is negative", hint="write seconds, 0 or more")
+    return seconds
+
+
 def rate_text(rate: Fraction) -> str:
     """The shortest text that ``parse_rate`` reads back to the same fraction: ``"15"``, ``"15/2"``."""
     return str(rate)

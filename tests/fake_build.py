@@ -134,6 +134,8 @@ def _episode(
         source_times_ns=times - 17,
         frame_ids=slots,
         frame_times_ns=dict.fromkeys(slots, times - 5),
+        chunk_stops=np.full(plan.num_steps, plan.num_steps),
+        selected=None,
         tokens=[random.integers(0, 256, size=5 + i, dtype=np.int64) for i in range(len(starts))]
         if with_tokens
         else None,

@@ -1,14 +1,17 @@
 """Gathering and gating: every check runs, all findings are kept, and the recipe says what rejects."""
 
 import pickle
+from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
+from schemas.episode import Segment
 from schemas.errors import RejectEpisode
 from schemas.findings import Finding, Severity
 from schemas.recipes import Gates
-from tests.check_subjects import make_subject, moving_thumbs, sound_action, sound_proprio
+from tests.check_subjects import even_times, make_subject, moving_thumbs, sound_action, sound_proprio
 from validation.check import EpisodeFacts, Subject, judge_episode, judge_set
 
 
@@ -88,15 +91,23 @@ def test_set_findings_follow_the_gates_too() -> None:
     assert judge_set(facts, Gates(rules={"split_leak": "ignore", "found_twice": "ignore"})) == {}
 
 
-@pytest.mark.parametrize("still", [slice(10, 40), slice(0, 60)])
-def test_idle_time_is_measured(still: slice) -> None:
-    proprio = sound_proprio()
-    proprio[still] = proprio[still.start]
-    _, measures, _ = judge_episode(make_subject(proprio=proprio), Gates())
+def test_idle_time_is_what_the_idle_segments_say() -> None:
+    second = 1_000_000_000
+    idle = (Segment("idle", 0, second), Segment("idle", 2 * second, 4 * second), Segment("gap", 0, second, "action"))
+    subject = make_subject()  # 6 s
+    _, measures, _ = judge_episode(replace(subject, episode=replace(subject.episode, segments=idle)), Gates())
     values = {measure.name: measure.value for measure in measures}
-    rows = still.stop - still.start - 1
-    assert values["idle_fraction"] == pytest.approx(rows / 59, abs=0.02)
-    assert values["longest_idle"] == pytest.approx(rows / 10, abs=0.11)
+    assert values["idle_fraction"] == pytest.approx(0.5)
+    assert values["longest_idle"] == 2.0
+    _, measures, _ = judge_episode(subject, Gates())
+    assert {measure.name: measure.value for measure in measures}["idle_fraction"] == 0
+
+
+def test_the_age_of_the_frames_is_measured() -> None:
+    _, measures, _ = judge_episode(make_subject(frames_ns=even_times(12, Fraction(2))), Gates())
+    values = {measure.name: measure.value for measure in measures}
+    assert values["frame_age_max_primary"] == pytest.approx(0.4)
+    assert values["frame_age_median_primary"] == pytest.approx(0.2)
 
 
 def test_the_measures_are_right_on_a_known_motion() -> None:

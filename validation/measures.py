@@ -5,16 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from schemas.embodiment import Channel, ChannelKind
-from schemas.episode import Episode, Stream
+from schemas.episode import Episode
 from schemas.findings import Measure
 from schemas.time import NANOSECONDS
 from validation.evidence import ViewEvidence
 
-IDLE_SPEEDS: Mapping[str, float] = {"m": 0.005, "rad": 0.02, "deg": 1.0}
-"""Slower than this per second counts as standing still: above the noise of joint encoders, below any wanted motion."""
-IDLE_SPEED_OF_RANGE = 0.02
-"""The same for channels of other units, as a fraction of the channel's range in the episode."""
-_STILL_UNITS = frozenset({"m", "rad", "deg", "1", "unknown"})
 _TURNS: Mapping[str, float] = {"rad": 2 * np.pi, "deg": 360.0}
 
 
@@ -34,36 +29,14 @@ def duration_s(episode: Episode) -> float:
     return (int(times_ns[-1]) - int(times_ns[0])) / NANOSECONDS + float(1 / episode.control_rate)
 
 
-def channel_steps(values: np.ndarray, layout: Sequence[Channel]) -> np.ndarray:
-    """Change from row to row, float64 [T-1, P]; angles go the short way round."""
-    steps = np.diff(values.astype(np.float64), axis=0)
-    for column, channel in enumerate(layout[: values.shape[1]]):
+def channel_changes(before: np.ndarray, after: np.ndarray, layout: Sequence[Channel]) -> np.ndarray:
+    """``after`` minus ``before`` (both [n, P]), float64; angles go the short way round."""
+    changes = after.astype(np.float64) - before
+    for column, channel in enumerate(layout[: changes.shape[1]]):
         turn = _TURNS.get(channel.unit)
         if turn is not None and channel.kind in (ChannelKind.ANGLE, ChannelKind.EULER):
-            steps[:, column] = (steps[:, column] + turn / 2) % turn - turn / 2
-    return steps
-
-
-def moving_steps(stream: Stream, layout: Sequence[Channel]) -> np.ndarray:
-    """Whether the robot moves between row i and i+1, bool [T-1]; a change to or from a missing number is no motion.
-
-    Channels that are not places (speeds, forces) are left out.
-    """
-    values = stream.values
-    if len(values) < 2 or values.ndim != 2:
-        return np.zeros(max(len(values) - 1, 0), dtype=bool)
-    seconds = np.diff(stream.times_ns.astype(np.float64)) / NANOSECONDS
-    speeds = np.abs(channel_steps(values, layout)) / np.where(seconds > 0, seconds, np.nan)[:, None]
-    moving = np.zeros(len(values) - 1, dtype=bool)
-    for column, channel in enumerate(layout[: values.shape[1]]):
-        if channel.unit not in _STILL_UNITS:
-            continue
-        finite = values[np.isfinite(values[:, column]), column]
-        spread = float(finite.max() - finite.min()) if finite.size else 0.0
-        threshold = IDLE_SPEEDS.get(channel.unit, IDLE_SPEED_OF_RANGE * spread)
-        if spread > 0:
-            moving |= speeds[:, column] > threshold
-    return moving
+            changes[:, column] = (changes[:, column] + turn / 2) % turn - turn / 2
+    return np.asarray(changes)
 
 
 def measure_episode(episode: Episode, evidence: Mapping[str, ViewEvidence]) -> tuple[Measure, ...]:
@@ -75,14 +48,12 @@ def measure_episode(episode: Episode, evidence: Mapping[str, ViewEvidence]) -> t
     rate = observed_rate(episode.action.times_ns) if episode.action.clock == "source" else None
     if rate is not None:
         found.append(Measure("observed_rate", rate, "Hz"))
-    layout = episode.embodiment.proprio
-    moving = moving_steps(episode.proprio, layout)
-    if len(moving):
-        found.append(Measure("idle_fraction", float(1 - moving.mean()), "1"))
-        found.append(Measure("longest_idle", _longest_still_s(moving, episode.proprio.times_ns), "s"))
-        found += _paths(episode.proprio.values, layout)
+    found += _idleness(episode)
+    if len(episode.proprio.values) > 1:
+        found += _paths(episode.proprio.values, episode.embodiment.proprio)
     for slot, view in episode.views.items():
         found.append(Measure(f"num_frames_{slot}", float(view.num_frames), "1"))
+        found += _residuals(slot, view.times_ns, episode.action.times_ns)
         rate = observed_rate(view.times_ns)
         if rate is not None:
             found.append(Measure(f"frame_rate_{slot}", rate, "Hz"))
@@ -94,18 +65,37 @@ def measure_episode(episode: Episode, evidence: Mapping[str, ViewEvidence]) -> t
     return tuple(measure for measure in found if np.isfinite(measure.value))
 
 
-def _longest_still_s(moving: np.ndarray, times_ns: np.ndarray) -> float:
-    """Seconds of the longest run without motion."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([1], moving.astype(np.int8), [1]))))
-    if not edges.size:
-        return 0.0
-    starts, stops = edges[::2], edges[1::2]
-    return float((times_ns[stops] - times_ns[starts]).max()) / NANOSECONDS
+def _idleness(episode: Episode) -> list[Measure]:
+    """What the idle segments of the episode amount to."""
+    seconds = duration_s(episode)
+    if len(episode.action.times_ns) < 2 or seconds <= 0:
+        return []
+    idle = [
+        (segment.stop_ns - segment.start_ns) / NANOSECONDS for segment in episode.segments if segment.kind == "idle"
+    ]
+    return [
+        Measure("idle_fraction", min(1.0, sum(idle) / seconds), "1"),
+        Measure("longest_idle", max(idle, default=0.0), "s"),
+    ]
+
+
+def _residuals(slot: str, frames_ns: np.ndarray, steps_ns: np.ndarray) -> list[Measure]:
+    """How old the frame is that each step shows: nothing where both tick together, up to a frame's period where they do not."""
+    if not len(frames_ns) or not len(steps_ns) or (np.diff(frames_ns) < 0).any():
+        return []
+    shown = np.searchsorted(frames_ns, steps_ns + 1, side="right") - 1  # a nanosecond apart is together
+    ages_s = np.maximum(steps_ns - frames_ns[np.maximum(shown, 0)], 0)[shown >= 0] / NANOSECONDS
+    if not ages_s.size:
+        return []
+    return [
+        Measure(f"frame_age_median_{slot}", float(np.median(ages_s)), "s"),
+        Measure(f"frame_age_max_{slot}", float(ages_s.max()), "s"),
+    ]
 
 
 def _paths(values: np.ndarray, layout: Sequence[Channel]) -> list[Measure]:
     """Way travelled: of the hand (channels ending in x, y, z in meters, three in a row), and of all joints together."""
-    steps = channel_steps(values, layout)
+    steps = channel_changes(values[:-1], values[1:], layout)
     hands = [
         start
         for start in range(len(layout) - 2)

@@ -52,6 +52,20 @@ class EpisodePlan:
     """Global index, within the group, of its first windowed sample."""
     num_samples: int
     instruction: str
+    """The first that the episode has, for what names it as a whole."""
+    instructions: tuple[tuple[int, str], ...] = ()
+    """(first step, text) of each run of steps with one instruction, where it changes; empty where it does not."""
+
+    @property
+    def texts(self) -> tuple[tuple[int, int, str], ...]:
+        """(first step, step behind the last, text) of each run of steps with one instruction, covering all steps."""
+        runs = self.instructions or ((0, self.instruction),)
+        stops = [*(start for start, _ in runs[1:]), self.num_steps]
+        return tuple((start, stop, text) for (start, text), stop in zip(runs, stops, strict=True))
+
+    def text_at(self, step: int) -> str:
+        """The instruction of ``step``."""
+        return next(text for start, _, text in reversed(self.texts) if start <= step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +104,10 @@ class BuiltEpisode:
     """Per windowed sample: the tokens of its chunk."""
     sample_steps: np.ndarray
     """int64 [S]: first step of each windowed sample."""
+    chunk_stops: np.ndarray
+    """int64 [T]: a chunk or window that begins at a step ends at this one at the latest: nothing crosses a gap."""
+    selected: np.ndarray | None
+    """bool [T]: whether the windows of the recipe may hold the step; None where it leaves none out."""
     latents: Mapping[str, Sequence[Any]]
     """Per slot: its LatentClip values of this episode, in time order; {} unless the recipe asks for latents."""
     location: str
@@ -191,6 +209,7 @@ class UnitProgress:
             "source_rows": (episode.source_rows, (steps,)),
             "source_times_ns": (episode.source_times_ns, (steps,)),
             "sample_steps": (episode.sample_steps, (episode.plan.num_samples,)),
+            "chunk_stops": (episode.chunk_stops, (steps,)),
             **{f"frame_ids of {slot}": (ids, (steps,)) for slot, ids in episode.frame_ids.items()},
         }
         for name, (array, shape) in wanted.items():

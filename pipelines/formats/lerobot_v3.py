@@ -60,7 +60,7 @@ class _LeRobotUnit:
             missing_ok=True
         )  # a writer of a failed attempt that still lives keeps the old file, not this one
         self._data_path = data_path
-        self._data = pq.ParquetWriter(data_path, _data_schema(unit.group), **_PARQUET)
+        self._data = pq.ParquetWriter(data_path, _data_schema(unit.group, recipe), **_PARQUET)
         self._rows: list[dict[str, Any]] = []
         self._levels = {slot: no_levels() for slot in self._videos}
         self._num_looked = dict.fromkeys(self._videos, 0)
@@ -72,16 +72,17 @@ class _LeRobotUnit:
 
     def begin(self, episode: BuiltEpisode) -> None:
         self._progress.begin(episode)
-        if episode.plan.instruction not in self._tasks:
+        unplanned = [text for _, _, text in episode.plan.texts if text not in self._tasks]
+        if unplanned:
             raise ReleaseError(
-                f"the instruction {episode.plan.instruction!r} is none of the group's tasks",
+                f"the instruction {unplanned[0]!r} is none of the group's tasks",
                 self._unit.group.name,
                 "plan the build again",
                 "off_plan",
             )
         self._episode_levels = {slot: no_levels() for slot in self._videos}
         self._check_times(episode.plan)
-        columns = _columns(episode, self._rate, self._tasks[episode.plan.instruction])
+        columns = _columns(episode, self._rate, self._tasks)
         self._data.write_table(_table(columns, self._data.schema))
         for slot, clips in sorted(episode.latents.items()):
             for number, clip in enumerate(clips):
@@ -141,7 +142,7 @@ class _LeRobotUnit:
         chunk, file = self._place["chunk_index"], self._place["file_index"]
         row: dict[str, Any] = {
             "episode_index": plan.episode_index,
-            "tasks": [plan.instruction],
+            "tasks": list(dict.fromkeys(text for _, _, text in plan.texts)),
             "length": plan.num_steps,
             "data/chunk_index": chunk,
             "data/file_index": file,
@@ -162,7 +163,7 @@ class _LeRobotUnit:
             }
         stats = _vector_stats(episode) | {
             name: _plain(sketch(column[:, None].astype(np.float64)).stats())
-            for name, column in _index_columns(plan, self._rate, self._tasks[plan.instruction]).items()
+            for name, column in _index_columns(plan, self._rate, self._tasks).items()
         }
         looked_at = len(sampled_steps(plan.num_steps))
         stats |= {IMAGES + slot: image_stats(levels, looked_at) for slot, levels in self._episode_levels.items()}
@@ -233,7 +234,7 @@ def _lineage(group: GroupPlan) -> tuple[str, ...]:
     return ("lineage.source_row", "lineage.source_time_ns", *slots)
 
 
-def _data_schema(group: GroupPlan) -> pa.Schema:
+def _data_schema(group: GroupPlan, recipe: BuildRecipe) -> pa.Schema:
     # LeRobot reads a feature of shape (1,) as a scalar column
     fields = [
         (feature, pa.float32() if len(names) == 1 else pa.list_(pa.float32(), len(names)))
@@ -241,7 +242,11 @@ def _data_schema(group: GroupPlan) -> pa.Schema:
     ]
     fields += [(name, pa.float32() if name == "timestamp" else pa.int64()) for name in _INDICES]
     fields += [(name, pa.int64()) for name in _lineage(group)]
-    return pa.schema([*fields, ("valid", pa.bool_())])
+    return pa.schema([*fields, *((name, pa.bool_()) for name in _flags(recipe))])
+
+
+def _flags(recipe: BuildRecipe) -> tuple[str, ...]:
+    return ("valid", "selected") if recipe.segments.is_set else ("valid",)
 
 
 def _episode_schema(group: GroupPlan) -> pa.Schema:
@@ -264,23 +269,25 @@ def _episode_schema(group: GroupPlan) -> pa.Schema:
     )
 
 
-def _index_columns(plan: EpisodePlan, rate: Fraction, task_index: int) -> dict[str, np.ndarray]:
+def _index_columns(plan: EpisodePlan, rate: Fraction, tasks: Mapping[str, int]) -> dict[str, np.ndarray]:
     steps: np.ndarray = np.arange(plan.num_steps, dtype=np.int64)
+    task_index = np.concatenate([np.full(stop - start, tasks[text]) for start, stop, text in plan.texts])
     return {
         "timestamp": (steps / float(rate)).astype(np.float32),
         "frame_index": steps,
         "episode_index": np.full_like(steps, plan.episode_index),
         "index": plan.first_step + steps,
-        "task_index": np.full_like(steps, task_index),
+        "task_index": task_index.astype(np.int64),
     }
 
 
-def _columns(episode: BuiltEpisode, rate: Fraction, task_index: int) -> dict[str, np.ndarray]:
+def _columns(episode: BuiltEpisode, rate: Fraction, tasks: Mapping[str, int]) -> dict[str, np.ndarray]:
     columns = {"observation.state": episode.proprio, "action": episode.action}
-    columns |= _index_columns(episode.plan, rate, task_index)
+    columns |= _index_columns(episode.plan, rate, tasks)
     columns |= {"lineage.source_row": episode.source_rows, "lineage.source_time_ns": episode.source_times_ns}
     columns |= {f"lineage.frame_id.{slot}": ids for slot, ids in episode.frame_ids.items()}
-    return columns | {"valid": episode.valid}
+    selected = {} if episode.selected is None else {"selected": episode.selected}
+    return columns | {"valid": episode.valid} | selected
 
 
 def _table(columns: Mapping[str, np.ndarray], schema: pa.Schema) -> pa.Table:
@@ -355,8 +362,8 @@ def _group_stats(
     longer = len(lengths) - np.searchsorted(np.sort(lengths), steps, "right")
     frame_index = weighted_stats(steps, longer)
     task_index = {task: index for index, task in enumerate(group.tasks)}
-    tasks = np.array([task_index[episode.instruction] for episode in episodes])
-    per_task = np.bincount(tasks, weights=lengths).astype(np.int64)
+    runs = [(task_index[text], stop - start) for episode in episodes for start, stop, text in episode.texts]
+    per_task = np.bincount([task for task, _ in runs], weights=[steps for _, steps in runs]).astype(np.int64)
     last = group.num_steps - 1
     found = {
         "timestamp": {name: value / float(parse_rate(group.rate)) for name, value in frame_index.items()},
@@ -408,7 +415,7 @@ def _info(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
     scalar = {"shape": [1], "names": None}
     features |= {name: {"dtype": "float32" if name == "timestamp" else "int64", **scalar} for name in _INDICES}
     features |= {name: {"dtype": "int64", **scalar} for name in _lineage(group)}
-    features["valid"] = {"dtype": "bool", **scalar}
+    features |= {name: {"dtype": "bool", **scalar} for name in _flags(recipe)}
     return {
         "codebase_version": CODEBASE_VERSION,
         "robot_type": group.robot,

@@ -88,8 +88,9 @@ class _ParquetUnit:
         """Every column of the rows ``steps`` of the episode."""
         plan, horizon = episode.plan, self._recipe.horizon
         reached = steps[:, None] + np.arange(horizon)
-        inside = reached < plan.num_steps
-        reached = np.minimum(reached, plan.num_steps - 1)
+        stops = episode.chunk_stops[steps][:, None]
+        inside = reached < stops
+        reached = np.minimum(reached, stops - 1)
         columns = {
             "episode_id": pa.array([plan.episode_id] * len(steps), pa.string()),
             "episode_index": pa.array(np.full(len(steps), plan.episode_index), pa.int64()),
@@ -100,10 +101,12 @@ class _ParquetUnit:
             "action_chunk": _fixed(episode.action[reached]),
             "chunk_mask": _fixed(inside & episode.valid[reached]),
             "valid": pa.array(episode.valid[steps], pa.bool_()),
-            "instruction": pa.array([plan.instruction] * len(steps), pa.string()),
+            "instruction": pa.array([plan.text_at(step) for step in steps.tolist()], pa.string()),
             "source_row": pa.array(episode.source_rows[steps], pa.int64()),
             "source_time_ns": pa.array(episode.source_times_ns[steps], pa.int64()),
         }
+        if episode.selected is not None:
+            columns["selected"] = pa.array(episode.selected[steps], pa.bool_())
         if self._unit.group.proprio_names:
             columns["proprio"] = _fixed(episode.proprio[steps])
         if episode.tokens is not None and "tokens" in self._schema.names:
@@ -208,6 +211,8 @@ def _schema(group: GroupPlan, recipe: BuildRecipe) -> pa.Schema:
     }
     if not proprio:
         del fields["proprio"]
+    if recipe.segments.is_set:
+        fields["selected"] = (pa.bool_(), _value("bool"))
     if group.tokenizer_json is None:
         del fields["tokens"]
     for slot, _, _ in group.views:

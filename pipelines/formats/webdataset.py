@@ -2,7 +2,8 @@
 
 Members of a sample are adjacent and share a key of ``[A-Za-z0-9_-]``: ``json`` (lineage), ``action.npy``, ``mask.npy``,
 ``proprio.npy``, ``tokens.npy``, ``txt``, and per view ``<slot>.<step>.jpg`` and / or ``<slot>.latent.npy``. Windows that
-reach beyond the episode repeat its last step and are masked there. Nothing in a tar depends on clock, user or host.
+reach beyond the episode, or a gap in it, repeat the last step before and are masked there. A window has the instruction
+of its first step. Nothing in a tar depends on clock, user or host.
 """
 
 import io
@@ -81,12 +82,13 @@ class _Shard:
 
     def _members(self, episode: BuiltEpisode, number: int, step: int) -> Iterable[tuple[str, bytes]]:
         """(suffix, content) of one sample."""
-        horizon, num_steps = self._recipe.horizon, episode.plan.num_steps
-        wanted: np.ndarray = step + np.arange(horizon)
-        there = wanted < num_steps
-        steps = np.minimum(wanted, num_steps - 1)
+        wanted: np.ndarray = step + np.arange(self._recipe.horizon)
+        stop = min(step + self._recipe.horizon, int(episode.chunk_stops[step]))
+        there = wanted < stop
+        steps = np.minimum(wanted, stop - 1)
+        text = episode.plan.text_at(step)
         latents = {
-            slot: _window_latents(clips, episode, self._unit.group, step, min(step + horizon, num_steps))
+            slot: _window_latents(clips, episode, self._unit.group, step, stop)
             for slot, clips in sorted(episode.latents.items())
         }
         lineage = {
@@ -99,7 +101,7 @@ class _Shard:
             "episode_index": episode.plan.episode_index,
             "location": episode.location,
             "source_key": episode.source_key,
-            "instruction": episode.plan.instruction,
+            "instruction": text,
             "step": step,
             "num_steps": int(there.sum()),
             "times_ns": episode.times_ns[steps].tolist(),
@@ -115,7 +117,7 @@ class _Shard:
         yield "proprio.npy", _npy(episode.proprio[steps])
         if episode.tokens is not None:
             yield "tokens.npy", _npy(episode.tokens[number].astype(np.int64))
-        yield "txt", episode.plan.instruction.encode()
+        yield "txt", text.encode()
         for slot, jpegs in self._jpegs.items():
             for position, at in enumerate(steps.tolist()):
                 yield f"{slot}.{position:03d}.jpg", jpegs[at]
