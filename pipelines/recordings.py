@@ -5,7 +5,7 @@ No source is known here, and no meaning is given to what is read.
 
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipelines.storage import inside, state_of
 from pipelines.video import VideoTools
 from schemas.episode import EncodedView, EpisodeRef, Instruction
 from schemas.errors import CorruptEpisode, SourceError
-from schemas.fingerprint import bytes_sha256, fingerprint
+from schemas.fingerprint import fingerprint
 from schemas.recipes import Limits
 
 MAX_JSON_BYTES = 256 << 20
@@ -100,15 +100,9 @@ def check_unchanged(ref: EpisodeRef, relatives: Iterable[str], *facts: Any) -> N
         )
 
 
-def packed_view(key: str, images: Sequence[bytes], times_ns: np.ndarray, video: VideoTools, where: str) -> EncodedView:
+def packed_view(key: str, images: Iterable[bytes], times_ns: np.ndarray, video: VideoTools, where: str) -> EncodedView:
     """Single pictures as one video, their bytes unchanged. Raises CorruptEpisode (``bad_image``) or DecodeError."""
-    for step, image in enumerate(images):
-        if not image.startswith((_JPEG, _PNG)):
-            what = "is empty" if not image else f"is neither JPEG nor PNG (begins {image[:8].hex()})"
-            raise CorruptEpisode(
-                f"picture {step} of {len(images)} of {key} {what}", where, "record or fetch it again", "bad_image"
-            )
-    cut = video.pack(images, f"{where} {key}")
+    cut = video.pack(_pictures(images, key, len(times_ns), where), f"{where} {key}")
     facts = cut.facts
     return EncodedView(
         key,
@@ -121,7 +115,17 @@ def packed_view(key: str, images: Sequence[bytes], times_ns: np.ndarray, video: 
         facts.packets_sha256,
         "packed",
         cut.first_frame,
+        cut.sha256,
     )
+
+
+def _pictures(images: Iterable[bytes], key: str, count: int, where: str) -> Iterator[bytes]:
+    for step, image in enumerate(images):
+        if not image.startswith((_JPEG, _PNG)):
+            what = "is empty" if not image else f"is neither JPEG nor PNG (begins {image[:8].hex()})"
+            message = f"picture {step} of {count} of {key} {what}"
+            raise CorruptEpisode(message, where, "record or fetch it again", "bad_image")
+        yield image
 
 
 def pixels_view(
@@ -131,7 +135,7 @@ def pixels_view(
 
     Raises CorruptEpisode (``bad_image``) for pictures of another type or shape, and DecodeError.
     """
-    return packed_view(key, [_png(frame, where, key) for frame in frames], times_ns, video, where)
+    return packed_view(key, (_png(frame, where, key) for frame in frames), times_ns, video, where)
 
 
 def _png(frame: np.ndarray, where: str, key: str) -> bytes:
@@ -155,21 +159,22 @@ def file_view(key: str, path: Path | UPath, video: VideoTools, limits: Limits, w
     if size > limits.max_video_bytes:
         message = f"the video has {size} bytes, more than the {limits.max_video_bytes} allowed"
         raise CorruptEpisode(message, where, "raise limits.max_video_bytes in the recipe", "too_large")
-    data = path.read_bytes()
-    facts = video.inspect(data, where)
+    taken = video.take(path, where)
+    facts = taken.facts
     times_ns = facts.times_ns - facts.times_ns[:1]
     view = EncodedView(
         key,
         facts.codec,
         facts.container,
-        data,
+        taken.data,
         facts.width_px,
         facts.height_px,
         times_ns,
         facts.packets_sha256,
         "copied",
+        sha256=taken.sha256,
     )
-    return view, bytes_sha256(data)
+    return view, taken.sha256
 
 
 def spanned_instructions(texts: Sequence[str], field: str, times_ns: np.ndarray) -> list[Instruction]:

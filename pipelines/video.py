@@ -8,23 +8,30 @@ native video library: those are in the child alone (``video_child``).
 import contextlib
 import math
 import os
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+from upath import UPath
 
 from pipelines import video_wire
 from pipelines.video_process import Budget, DecodingChild, count_in
+from pipelines.video_spool import PART_BYTES, Growing, Spool, file_parts, keep, keep_place, keep_written
 from schemas.episode import EncodedView, VideoFile
-from schemas.errors import DecodeError, MissingFile
+from schemas.errors import CorruptEpisode, DecodeError, MissingFile
 from schemas.recipes import Limits, ViewsRecipe
 
 THUMBNAIL_HEIGHT_PX = 48
 LEAST_SECONDS = 20.0
 """Of the deadline of any file, however short."""
+LARGE_BYTES = 64 << 20
+"""Files beyond this stay where they are if there is no spool."""
 _FILES_PER_CHILD = 300
 """Decoders leak a little on some files; a new child costs a third of a second."""
 
@@ -63,8 +70,19 @@ class VideoFacts:
 class CutVideo:
     """A stream-copied part of a shared file: the episode is frames ``[first_frame, first_frame + num_frames)`` of it."""
 
-    data: bytes
+    data: bytes | VideoFile
     first_frame: int
+    facts: VideoFacts
+    sha256: str = ""
+    """Of ``data``."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenVideo:
+    """A whole video file as it came."""
+
+    data: bytes | VideoFile
+    sha256: str
     facts: VideoFacts
 
 
@@ -86,13 +104,24 @@ class VideoTools:
     """Owns one isolated decoding child (started at first use, restarted after a crash). A context manager.
 
     Several decodes may be open at a time. Safe to use from several threads, which then take turns. Errors of a file are
-    DecodeError with the reason codes named there; UnitLost where a child cannot be started at all.
+    DecodeError with the reason codes named there; UnitLost where a child cannot be started at all; SpoolError.
+
+    Videos that are large for ``spool`` are files there, for the caller to move or clear away. With ``glance``, ``take`` and
+    ``cut`` believe what headers say and give no bytes and no hashes: enough to see what a recording is, at once.
     """
 
     def __init__(
-        self, limits: Limits, *, _command: Sequence[str] | None = None, _least_seconds: float = LEAST_SECONDS
+        self,
+        limits: Limits,
+        spool: Spool | None = None,
+        *,
+        glance: bool = False,
+        _command: Sequence[str] | None = None,
+        _least_seconds: float = LEAST_SECONDS,
     ) -> None:
         self._limits = limits
+        self._spool = spool
+        self._glance = glance
         self._least_seconds = _least_seconds
         self._command = _command
         self._child: DecodingChild | None = None
@@ -105,10 +134,74 @@ class VideoTools:
         Raises DecodeError, also where the header promises another number of frames than there are packets.
         """
         self._check_bytes(len(data), where)
-        with self._lock, _files([data]) as descriptors:
-            child, reply, received = self._ask_once({"do": "inspect"}, descriptors, where)
+        with _files([data]) as descriptors:
+            return self._inspect(descriptors[0], where)
+
+    def _inspect(self, descriptor: int, where: str) -> VideoFacts:
+        with self._lock:
+            message = {"do": "glance" if self._glance else "inspect"}
+            child, reply, received = self._ask_once(message, [descriptor], where)
         with child.believed(received, where):
             return _facts(reply, received[0])
+
+    def take(self, path: Path | UPath, where: str) -> TakenVideo:
+        """The whole video file at ``path``: its bytes, their hash, and its facts as ``inspect`` gives them.
+
+        A local file is read here and in the child at the same time. A large one is copied to the spool on the way; without
+        a spool it stays where it is. Raises MissingFile, CorruptEpisode (``changed_while_reading``), DecodeError.
+        """
+        if not isinstance(path, Path):
+            return self._take_remote(path, where)
+        try:
+            source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise MissingFile(f"the video cannot be opened: {error.strerror}", where) from error
+        with _closing([source]):
+            before = os.fstat(source)
+            size = before.st_size
+            self._check_bytes(size, where)
+            if self._glance:
+                return TakenVideo(b"", "", self._inspect(source, where))
+            stop = threading.Event()
+            stays = self._spool is None and size > LARGE_BYTES
+            with ThreadPoolExecutor(1) as pool:
+                parts = file_parts(source, size, stop)
+                work = (
+                    pool.submit(keep_place, parts, path, size) if stays else pool.submit(keep, parts, size, self._spool)
+                )
+                try:
+                    facts = self._inspect(source, where)
+                except BaseException:
+                    stop.set()
+                    raise
+            try:
+                kept = work.result()
+            except OSError as error:
+                raise CorruptEpisode(
+                    f"the video cannot be read: {error.strerror}", where, reason="unreadable"
+                ) from error
+            after = os.fstat(source)
+            if (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                message = "the video changed while it was read"
+                raise CorruptEpisode(message, where, "run the same command again", "changed_while_reading")
+            return TakenVideo(kept.data, kept.sha256, facts)
+
+    def _take_remote(self, path: UPath, where: str) -> TakenVideo:
+        try:
+            size = path.stat().st_size
+            self._check_bytes(size, where)
+            with path.open("rb") as file:
+                parts = iter(lambda: file.read(PART_BYTES), b"")
+                if self._glance:
+                    with tempfile.TemporaryFile() as copy:
+                        copy.writelines(parts)
+                        copy.flush()
+                        return TakenVideo(b"", "", self._inspect(copy.fileno(), where))
+                kept = keep(parts, size, self._spool)
+        except OSError as error:
+            raise MissingFile(f"the video cannot be read: {error}"[:500], where) from error
+        with _files([kept.data]) as descriptors:
+            return TakenVideo(kept.data, kept.sha256, self._inspect(descriptors[0], where))
 
     def cut(self, path: str, start_s: float, num_frames: int, where: str) -> CutVideo:
         """``num_frames`` frames from the one nearest ``start_s`` on, stream-copied from the key frame at or before it.
@@ -127,29 +220,50 @@ class VideoTools:
             source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise MissingFile(f"the video cannot be opened: {error.strerror}", where) from error
-        with self._lock, _closing([source]):
+        with _closing([source]):
+            if self._glance:
+                facts = self._inspect(source, where)
+                return CutVideo(b"", 0, replace(facts, times_ns=facts.times_ns[:num_frames]))
             message = {"do": "cut", "start_s": float(start_s), "num_frames": int(num_frames)}
-            child, reply, received = self._ask_once(message, [source], where)
-        with child.believed(received, where):
-            return CutVideo(_whole(received[1]), count_in(reply, "first_frame"), _facts(reply, received[0]))
+            return self._written(message, [source], os.fstat(source).st_size, where)
 
-    def pack(self, images: Sequence[bytes], where: str) -> CutVideo:
+    def pack(self, images: Iterable[bytes], where: str) -> CutVideo:
         """JPEG or PNG files, all of one kind and size, unchanged as the packets of one MOV video.
 
         ``packets_sha256`` depends on the images alone. The images' headers are read, the images are not decoded; the
-        times are nominal (10 a second). The same images give the same bytes.
+        times are nominal (10 a second). The same images give the same bytes. They are asked for one by one.
         Raises DecodeError ``corrupt_frame`` with the index of an image that is none, or unlike the first.
         """
-        if not images:
-            raise DecodeError("no images to pack", where, reason="not_video")
-        self._check_bytes(sum(len(image) for image in images), where)
-        sizes = np.array([len(image) for image in images], dtype="<i8")
-        joined = video_wire.memory_file(images)
-        with self._lock, _closing([joined]), _files([sizes.data]) as more:
-            message = {"do": "pack", "count": len(images)}
-            child, reply, received = self._ask_once(message, [joined, *more], where)
-        with child.believed(received, where):
-            return CutVideo(_whole(received[1]), 0, _facts(reply, received[0]))
+        sizes: list[int] = []
+        with Growing(self._spool) as joined:
+            for image in images:
+                joined.add(image)
+                sizes.append(len(image))
+                self._check_bytes(joined.num_bytes, where)
+            if not sizes:
+                raise DecodeError("no images to pack", where, reason="not_video")
+            with _files([np.array(sizes, dtype="<i8").data]) as more:
+                message = {"do": "pack", "count": len(sizes)}
+                return self._written(message, [joined.descriptor, *more], joined.num_bytes, where)
+
+    def _written(self, message: dict[str, Any], given: Sequence[int], about_bytes: int, where: str) -> CutVideo:
+        """What the child writes when told so: into the spool where it may be large, else in memory."""
+        spool = self._spool if self._spool is not None and about_bytes > self._spool.over_bytes else None
+        if spool is None:
+            with self._lock:
+                child, reply, received = self._ask_once({**message, "into_file": False}, given, where)
+            with child.believed(received, where):
+                data, first, facts = _whole(received[1]), count_in(reply, "first_frame"), _facts(reply, received[0])
+            kept = keep([data], len(data), None)
+        else:
+            path, output = spool.open_new()
+            with _closing([output]):
+                with self._lock:
+                    child, reply, received = self._ask_once({**message, "into_file": True}, [*given, output], where)
+                with child.believed(received, where):
+                    first, facts = count_in(reply, "first_frame"), _facts(reply, received[0])
+                kept = keep_written(path, output, spool)
+        return CutVideo(kept.data, first, facts, kept.sha256)
 
     def decode(
         self, view: EncodedView, where: str, frame_ids: np.ndarray | None = None, views: ViewsRecipe | None = None

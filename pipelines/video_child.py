@@ -4,6 +4,7 @@ Runs as ``python -m pipelines.video_child SOCKET LIFELINE MEMORY_MB``; imports o
 not be imported by the owner's side, which talks to it through ``video_process``.
 """
 
+import contextlib
 import fcntl
 import math
 import mmap
@@ -13,7 +14,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 
 from pipelines import video_wire
 from pipelines.video_cut import cut, pack
-from pipelines.video_demux import Facts, Refusal, refused, scan
+from pipelines.video_demux import Facts, Refusal, glance, refused, scan
 from pipelines.video_frames import FramePlan, frames, plan_frames
 
 CHUNK_FRAMES = 64
@@ -68,6 +69,7 @@ class Child:
     def run(self) -> None:
         """Serves until the owner is gone."""
         actions: dict[str, Callable[[dict[str, Any], list[int]], None]] = {
+            "glance": self._glance,
             "inspect": self._inspect,
             "cut": self._cut,
             "pack": self._pack,
@@ -105,20 +107,28 @@ class Child:
     def _inspect(self, message: dict[str, Any], descriptors: list[int]) -> None:
         self._reply_facts(scan(descriptors[0], message["limits"], self._opened, hashed=True))
 
+    def _glance(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        self._reply_facts(glance(descriptors[0], message["limits"], self._opened))
+
     def _cut(self, message: dict[str, Any], descriptors: list[int]) -> None:
         self._opened(int(message["num_frames"]))
-        output = video_wire.memory_file()
-        try:
+        with self._output(message, descriptors) as output:
             first, facts = cut(descriptors[0], output, message["start_s"], message["num_frames"], message["limits"])
-            self._reply_facts(facts, {"first_frame": first}, output)
-        finally:
-            os.close(output)
+            self._reply_facts(facts, {"first_frame": first}, None if message["into_file"] else output)
 
     def _pack(self, message: dict[str, Any], descriptors: list[int]) -> None:
         sizes = np.frombuffer(video_wire.read_part(descriptors[1], 8 * message["count"]), "<i8")
-        output = video_wire.memory_file()
+        with self._output(message, descriptors) as output:
+            facts = pack(descriptors[0], sizes.tolist(), output, message["limits"])
+            self._reply_facts(facts, {"first_frame": 0}, None if message["into_file"] else output)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _output(message: dict[str, Any], descriptors: list[int]) -> Iterator[int]:
+        """Where to write: the file the owner gave, else a new one in memory."""
+        output = os.dup(descriptors[-1]) if message["into_file"] else video_wire.memory_file()
         try:
-            self._reply_facts(pack(descriptors[0], sizes.tolist(), output, message["limits"]), None, output)
+            yield output
         finally:
             os.close(output)
 

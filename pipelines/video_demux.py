@@ -3,6 +3,7 @@
 Bytes, not names, reach the demuxer: it is given an open descriptor, one named format, and no way to open anything else.
 """
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -204,6 +205,21 @@ def scan(
         return _facts(
             descriptor, kind, container, stream, (pts, is_key, is_entry, is_shown), digest.text if hashed else ""
         )
+
+
+def glance(descriptor: int, limits: dict[str, int], announce: Callable[[int], None]) -> Facts:
+    """What the header alone says: as many frames as it declares at the rate it declares, nothing hashed, nothing counted.
+
+    Where it declares no number, packets are counted as in ``scan``. Raises Refusal.
+    """
+    with opened(descriptor, limits) as (container, stream, kind):
+        rate = stream.average_rate
+        if stream.frames and rate:
+            times = (np.arange(stream.frames) * float(_NANOSECONDS / rate)).astype(np.int64)
+            is_key = [number == 0 for number in range(len(times))]
+            columns = (list(range(len(times))), is_key, is_key, [True] * len(times))
+            return dataclasses.replace(_facts(descriptor, kind, container, stream, columns, ""), times_ns=times)
+    return scan(descriptor, limits, announce)
 
 
 def _check_count(descriptor: int, limits: dict[str, int], header: int | None, found: int) -> None:

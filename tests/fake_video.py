@@ -1,12 +1,12 @@
 """Stands in for VideoTools where a test is about the source and not about containers: no decoding, same protocol."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.video import CutVideo, VideoFacts, VideoTools
+from pipelines.video import CutVideo, TakenVideo, VideoFacts, VideoTools
 from schemas.recipes import Limits
 
 
@@ -30,13 +30,18 @@ class FakeVideo(VideoTools):
     def inspect(self, data: bytes, where: str) -> VideoFacts:
         return self._facts("h264", data, self.num_frames)
 
+    def take(self, path: Path, where: str) -> TakenVideo:
+        data = path.read_bytes()
+        return TakenVideo(data, hashlib.sha256(data).hexdigest(), self.inspect(data, where))
+
     def cut(self, path: str, start_s: float, num_frames: int, where: str) -> CutVideo:
         self.cuts.append((path, start_s, num_frames))
         data = Path(path).read_bytes()
         return CutVideo(data, 1, self._facts("h264", data, num_frames + 1))
 
-    def pack(self, images: Sequence[bytes], where: str) -> CutVideo:
-        self.packed.append(list(images))
+    def pack(self, images: Iterable[bytes], where: str) -> CutVideo:
+        images = list(images)
+        self.packed.append(images)
         codec = "mjpeg" if images[0].startswith(b"\xff\xd8") else "png"
         data = b"".join(images)
         return CutVideo(data, 0, self._facts(codec, data, len(images)))
