@@ -79,7 +79,7 @@ def _place(text: str) -> str:
     if "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a path")
     if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is a URL; name a local or mounted folder")
+        raise argparse.ArgumentTypeError(f"{text.partition('://')[0]}://... is a URL; name a local or mounted folder")
     try:
         Path(text).stat()
     except OSError as error:
@@ -129,7 +129,7 @@ def make_parser() -> argparse.ArgumentParser:
     _dry_run(sample)
 
     ingest = _verb(verbs, "ingest", "read recordings into the lake, judge them, account for every one", _ingest)
-    ingest.add_argument("locations", type=_place, nargs="+", metavar="LOCATION", help="folder of recordings")
+    ingest.add_argument("locations", type=_location, nargs="+", metavar="LOCATION", help="folder or URL of recordings")
     _lake(ingest, _new_place)
     ingest.add_argument(
         "--card", type=_place, help="data set card by name or TOML file (default: recognized from the data)"

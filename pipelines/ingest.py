@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from pipelines import cards, registry
+from pipelines import cards, places, registry
 from pipelines.channels import to_episode
 from pipelines.ingest_unit import CardChoice, recognize
 from pipelines.lake import Lake
@@ -67,6 +67,7 @@ def list_sets(locations: Sequence[str]) -> tuple[list[EpisodeRef], list[WamloomE
 
     The same set is listed once, however often it is named, and whatever links lead to it.
     """
+    places.forget()  # a later run of the same process looks anew
     found: dict[tuple[str, str], EpisodeRef] = {}
     unreadable: list[WamloomError] = []
     seen: set[tuple[str, str]] = set()
@@ -94,12 +95,16 @@ def list_sets(locations: Sequence[str]) -> tuple[list[EpisodeRef], list[WamloomE
 def _sets(location: str) -> list[tuple[Source, str]]:
     """Every set at the location with the source that reads it. Raises SourceError where there is none."""
     path = place(location).expanduser()
-    if not path.exists():
+    listed = places.lists(path)
+    if listed and not path.exists():
         raise MissingFile("there is nothing here", location, "check the path; a location is a folder of recordings")
     found: list[tuple[Source, str]] = []
     for name in registry.names("sources"):
         source = cast(Source, registry.load("sources", name).SOURCE)
         found += [(source, _canonical(root)) for root in source.datasets(_canonical(str(path)))]
+    if not found and not listed:
+        hint = f"over {path.protocol} a location is the folder of one set whose index names its files (docs/formats.md)"
+        raise places.refusal(path) or SourceError("no index of a data set answers here", location, hint, "not_found")
     if not found:
         inside = sorted(child.name for child in path.iterdir())[:5] if path.is_dir() else []
         seen = f"it holds {', '.join(inside)}" if inside else ("it is empty" if path.is_dir() else "it is a file")
@@ -113,9 +118,9 @@ def _sets(location: str) -> list[tuple[Source, str]]:
 
 
 def _canonical(location: str) -> str:
-    """The one name of a place: links of a local path resolved, a URL without its last slash."""
+    """The one name of a place: links of a local path resolved, a URL as ``place`` writes it."""
     path = place(location)
-    return str(Path(path.path).resolve()) if path.protocol in ("", "file") else location.rstrip("/")
+    return str(path.resolve() if isinstance(path, Path) else path)
 
 
 def choose_cards(

@@ -159,7 +159,7 @@ def _loop(folder: Path) -> Path:
         pytest.param(lambda f: "", 2, "usage", "the path is empty", id="unset variable"),
         pytest.param(lambda f: "a\0b", 2, "usage", "is not a path", id="nul"),
         pytest.param(lambda f: f / ("x" * 300), 2, "usage", "too long", id="long"),
-        pytest.param(lambda f: "s3://bucket/set", 2, "usage", "is a URL", id="url"),
+        pytest.param(lambda f: "ftp://host/set", 2, "usage", "is no place for recordings", id="url"),
         pytest.param(lambda f: f / "quo'te\n\"ü:", 3, "missing_file", "there is nothing here", id="odd name"),
     ],
 )
