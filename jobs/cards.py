@@ -32,7 +32,7 @@ def _list() -> Answer:
     rows = [_facts(*cards.load_pair(name)) for name in cards.dataset_card_names()]
     width = max(len(row["name"]) for row in rows)
     lines = [
-        f"{row['name']:{width}}  {row['source']:9}  {row['control_rate']:>5} Hz  {row['embodiment']:24}  "
+        f"{row['name']:{width}}  {row['source']:9}  {row['control_rate']:>7} Hz  {row['embodiment']:24}  "
         f"{', '.join(row['views']) or 'no camera'}"
         + (f"  (unknown: {', '.join(row['unknown'])})" if row["unknown"] else "")
         for row in rows
@@ -41,12 +41,13 @@ def _list() -> Answer:
 
 
 def _facts(card: DatasetCard, embodiment: Embodiment) -> dict[str, Any]:
+    rate = card.control_rate or embodiment.control_rate
     return {
         "name": card.name,
         "title": card.title,
         "source": card.source,
         "embodiment": embodiment.name,
-        "control_rate": rate_text(card.control_rate or embodiment.control_rate),
+        "control_rate": rate_text(rate) if rate is not None else "unknown",
         "proprio": [channel.name for channel in embodiment.proprio],
         "action": [channel.name for channel in embodiment.action],
         "views": list(card.views.values()),

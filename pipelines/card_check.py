@@ -227,6 +227,6 @@ def _language(episodes: Sequence[Episode], card: DatasetCard) -> Iterator[Disagr
 def _rate(raws: Sequence[RawEpisode], card: DatasetCard, embodiment: Embodiment) -> Iterator[Disagreement]:
     declared = raws[0].declared_rate
     used = card.control_rate or declared or embodiment.control_rate
-    if declared is not None and declared != used:
+    if declared is not None and used is not None and declared != used:
         message = f"the source declares {rate_text(declared)} Hz, the card {rate_text(used)} Hz"
         yield Disagreement(Severity.INFO, "other_rate_declared", "time", message, len(raws))

@@ -5,6 +5,7 @@ A user's data set card may name a shipped embodiment, or one whose card ``<embod
 """
 
 import difflib
+import functools
 import tomllib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -44,12 +45,12 @@ def dataset_card_names() -> list[str]:
 
 def load_embodiment(name: str) -> Embodiment:
     """The embodiment of that name, or in that ``.toml`` file. Raises CardError."""
-    return _validate(Embodiment, _find("embodiments", name), name)
+    return _read_embodiment(name) if _is_file_name(name) else _shipped_embodiment(name)
 
 
 def load_dataset_card(name: str) -> DatasetCard:
     """The data set card of that name, or in that ``.toml`` file. Raises CardError."""
-    return _validate(DatasetCard, _find("datasets", name), name)
+    return _read_dataset_card(name) if _is_file_name(name) else _shipped_dataset_card(name)
 
 
 def load_pair(name: str) -> tuple[DatasetCard, Embodiment]:
@@ -71,11 +72,12 @@ def texts(name: str) -> list[tuple[str, str]]:
 
 
 def unknowns(card: DatasetCard, embodiment: Embodiment) -> list[str]:
-    """What these cards say they do not know, as words: licence, institution, units, kinds, grippers, order of observation."""
+    """What these cards say they do not know, as words: licence, rate, units, kinds, grippers, order of observation."""
     channels = (*embodiment.proprio, *embodiment.action)
     grippers = {one.channel for one in (*embodiment.proprio_grippers, *embodiment.action_grippers)}
     facts = {
         "licence": card.license == "unknown",
+        "control rate": card.control_rate is None and embodiment.control_rate is None,
         "units": any(channel.unit == "unknown" for channel in channels),
         "kinds": any(channel.kind == "unknown" for channel in channels),
         "gripper polarity": any(one.kind == "gripper" and one.name not in grippers for one in channels),
@@ -173,6 +175,19 @@ def _embodiment_place(card: DatasetCard, file: Path | None) -> str:
             if place.is_file():
                 return str(place)
     return card.embodiment
+
+
+def _read_embodiment(name: str) -> Embodiment:
+    return _validate(Embodiment, _find("embodiments", name), name)
+
+
+def _read_dataset_card(name: str) -> DatasetCard:
+    return _validate(DatasetCard, _find("datasets", name), name)
+
+
+# shipped cards do not change while a process runs, and recognizing one data set asks all of them
+_shipped_embodiment = functools.cache(_read_embodiment)
+_shipped_dataset_card = functools.cache(_read_dataset_card)
 
 
 def _validate[M: BaseModel](kind: type[M], place: Traversable, where: str) -> M:

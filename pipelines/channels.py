@@ -26,6 +26,9 @@ def to_episode(raw: RawEpisode, card: DatasetCard, embodiment: Embodiment) -> Ep
     (``missing_view``, ``length_mismatch``).
     """
     rate = card.control_rate or raw.declared_rate or embodiment.control_rate
+    if rate is None:
+        hint = "find it out, write control_rate into a copy of the card, and name that one with --card"
+        raise CardError(f"nobody states the control rate of {card.name}", raw.ref.where, hint, "no_rate")
     timed = _with_own_rates(_retimed(raw, card, rate), card)
     where = raw.ref.where
     action, proprio = _map(timed.streams, card, embodiment, where)

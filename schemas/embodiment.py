@@ -54,14 +54,25 @@ class Gripper(_Frozen):
 
 
 def _expand(value: Any) -> Any:
-    """Lets a card write many like channels in one table: ``names = [...]`` with common unit and kind."""
+    """Lets a card write many like channels in one table: ``names = [...]`` with common unit and kind.
+
+    ``low`` and ``high`` may be lists too, one limit for each name.
+    """
     if not isinstance(value, list):
         return value
     channels: list[Any] = []
     for item in value:
-        if isinstance(item, dict) and "names" in item:
+        if isinstance(item, dict) and isinstance(item.get("names"), list):
+            names = item["names"]
             shared = {key: part for key, part in item.items() if key != "names"}
-            channels += [{"name": name, **shared} for name in item["names"]]
+            limits = {key: shared.pop(key) for key in ("low", "high") if isinstance(shared.get(key), list)}
+            for key, parts in limits.items():
+                if len(parts) != len(names):
+                    raise ValueError(f"{key} lists {len(parts)} limits for {len(names)} names")
+            channels += [
+                {"name": name, **shared, **{key: parts[index] for key, parts in limits.items()}}
+                for index, name in enumerate(names)
+            ]
         else:
             channels.append(item)
     return channels
@@ -76,7 +87,8 @@ class Embodiment(_Frozen):
 
     name: str
     title: str
-    control_rate: Rate
+    control_rate: Rate | None = None
+    """Steps per second where neither data nor data set card say; None: nobody states it for this robot either."""
     proprio: Layout
     action: Layout
     views: tuple[ViewSlot, ...] = ()
