@@ -135,6 +135,8 @@ def check_card(name: str, location: str, limits: Limits, num_episodes: int) -> C
         try:
             mapped.append(to_episode(raw, card, embodiment))
         except WamloomError as error:
+            if error.reason == "no_rate":  # not a disagreement: without it nothing can be held against the data
+                raise
             problems.append((raw.ref.key, Finding(error.reason, Severity.ERROR, "card", error.message)))
     for episode in mapped:
         findings, _, _ = judge_episode(Subject(episode, {}), Gates(reject_at="never"))
