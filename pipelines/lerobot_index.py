@@ -15,7 +15,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from upath import UPath
 
+from pipelines.places import lists
 from pipelines.recordings import MAX_JSON_BYTES, read_json
 from pipelines.storage import inside
 from schemas.errors import RecipeError, SourceError
@@ -88,7 +90,7 @@ class IndexedEpisode:
     """v3: first row and end in the whole set."""
 
 
-def read_info(root: Path) -> Info:
+def read_info(root: UPath) -> Info:
     """Raises SourceError naming file and mend where info.json is missing, torn, of unknown version or hostile."""
     old = root / "meta_data" / "info.json"
     path = root / "meta" / "info.json"
@@ -175,7 +177,7 @@ def v2_paths(info: Info, episode: int) -> tuple[str, dict[str, str]]:
     return fill(info.data_path, values), videos
 
 
-def read_episodes(root: Path, info: Info) -> list[IndexedEpisode]:
+def read_episodes(root: UPath, info: Info) -> list[IndexedEpisode]:
     """Every episode of the index, by its number. Raises SourceError naming file and line or column."""
     rows = _episodes_v3(root, info) if info.is_v3 else _episodes_v2(root, info)
     episodes = sorted(rows, key=lambda episode: episode.index)
@@ -187,7 +189,7 @@ def read_episodes(root: Path, info: Info) -> list[IndexedEpisode]:
     return episodes
 
 
-def _episodes_v2(root: Path, info: Info) -> Iterator[IndexedEpisode]:
+def _episodes_v2(root: UPath, info: Info) -> Iterator[IndexedEpisode]:
     path = root / "meta" / "episodes.jsonl"
     for number, row in _json_lines(path):
         try:
@@ -199,9 +201,9 @@ def _episodes_v2(root: Path, info: Info) -> Iterator[IndexedEpisode]:
         yield IndexedEpisode(index, length, data, tasks, videos)
 
 
-def _episodes_v3(root: Path, info: Info) -> Iterator[IndexedEpisode]:
+def _episodes_v3(root: UPath, info: Info) -> Iterator[IndexedEpisode]:
     folder = root / "meta" / "episodes"
-    files = sorted(folder.rglob("*.parquet")) if folder.is_dir() else []
+    files = sorted(folder.rglob("*.parquet") if lists(root) else _numbered(folder))
     if not files:
         raise SourceError("meta/episodes holds no Parquet file", str(folder), _META_HINT, "missing_index")
     cameras = info.keys("video")
@@ -234,6 +236,16 @@ def _episodes_v3(root: Path, info: Info) -> Iterator[IndexedEpisode]:
             yield IndexedEpisode(index, length, data, tasks, videos, starts, span)
 
 
+def _numbered(folder: UPath) -> Iterator[UPath]:
+    """The files of a folder that cannot be listed, by the numbers that LeRobot gives them in turn."""
+    for chunk in itertools.count():
+        names = (folder / f"chunk-{chunk:03d}" / f"file-{file:03d}.parquet" for file in itertools.count())
+        found = list(itertools.takewhile(UPath.is_file, names))
+        if not found:
+            return
+        yield from found
+
+
 def _v3_values(episode: int, info: Info, key: str, place: Mapping[str, int]) -> dict[str, int | str]:
     return {
         "episode_index": episode,
@@ -243,7 +255,7 @@ def _v3_values(episode: int, info: Info, key: str, place: Mapping[str, int]) -> 
     }
 
 
-def read_tasks(root: Path, info: Info) -> dict[int, str]:
+def read_tasks(root: UPath, info: Info) -> dict[int, str]:
     """Task texts by task index; {} where the set has no table of tasks. Raises SourceError for a damaged one."""
     tasks: dict[int, str] = {}
     if info.is_v3:
@@ -259,20 +271,20 @@ def read_tasks(root: Path, info: Info) -> dict[int, str]:
     return tasks
 
 
-def _task_text(value: Any, path: Path) -> str:
+def _task_text(value: Any, path: UPath) -> str:
     if value is not None and not isinstance(value, str):
         raise SourceError(f"a task is {value!r}, not a text"[:300], str(path), _META_HINT, "bad_index")
     return value or ""
 
 
-def _task_number(row: Mapping[str, Any], path: Path) -> int:
+def _task_number(row: Mapping[str, Any], path: UPath) -> int:
     try:
         return _count(row, "task_index")
     except (KeyError, ValueError) as error:
         raise SourceError(f"a task is not understood: {error!r}"[:300], str(path), _META_HINT, "bad_index") from error
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _json_lines(path: UPath) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of each line that is not blank."""
     try:
         size = path.stat().st_size
@@ -299,11 +311,12 @@ def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _parquet_rows(path: Path, leave_out: str = "\0") -> Iterator[dict[str, Any]]:
+def _parquet_rows(path: UPath, leave_out: str = "\0") -> Iterator[dict[str, Any]]:
     try:
         if not 0 < path.stat().st_size <= MAX_JSON_BYTES:
             raise SourceError("the file is empty or too large", str(path), _META_HINT, "bad_index")
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        source = path if isinstance(path, Path) else pa.BufferReader(path.read_bytes())
+        file = pq.ParquetFile(source, page_checksum_verification=True)
         names = [name for name in file.schema_arrow.names if not name.startswith(leave_out)]
         for batch in file.iter_batches(batch_size=1024, columns=names):
             yield from batch.to_pylist()

@@ -3,13 +3,17 @@
 Nothing here knows what a column means.
 """
 
+from collections import OrderedDict
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from upath import UPath
 
+from pipelines import places
 from pipelines.recordings import path_inside
 from schemas.errors import CorruptEpisode, MissingFile
 from schemas.fingerprint import bytes_sha256
@@ -17,9 +21,11 @@ from schemas.recipes import Limits
 
 _BATCH_ROWS = 256
 _HINT = "fetch the data file again"
+_KEPT_FILES = 2
+_remote_files: OrderedDict[tuple[str, int, int | str], tuple[pq.ParquetFile, np.ndarray]] = OrderedDict()
 
 
-def read_file(path: Path, limits: Limits, where: str) -> tuple[pa.Table, str]:
+def read_file(path: UPath, limits: Limits, where: str) -> tuple[pa.Table, str]:
     """All rows of a file, and the sha256 of its bytes. Raises CorruptEpisode (``too_large``, ``corrupt_parquet``)."""
     _check_size(path, limits, where)
     data = path.read_bytes()
@@ -28,21 +34,18 @@ def read_file(path: Path, limits: Limits, where: str) -> tuple[pa.Table, str]:
 
 
 def read_episode(
-    path: Path, index: int, length: int, span: tuple[int, int] | None, limits: Limits, where: str
+    path: UPath, index: int, length: int, span: tuple[int, int] | None, limits: Limits, where: str
 ) -> pa.Table:
     """The rows of episode ``index`` in a shared file, found by its ``episode_index`` column; other row groups stay unread.
 
     Raises CorruptEpisode (``length_mismatch`` with the numbers, ``corrupt_parquet``, ``too_large``).
     """
     _check_size(path, limits, where)
-    file = _open(path, limits, where)
+    file, owners = _shared(path, limits, where)
     if span is not None and span[1] - span[0] != length:
         message = f"the index says {length} rows, but dataset_from_index {span[0]} to dataset_to_index {span[1]}"
         raise CorruptEpisode(message, where, "restore meta/episodes", "length_mismatch")
-    if "episode_index" not in file.schema_arrow.names:
-        raise CorruptEpisode("there is no episode_index column", where, _HINT, "missing_column")
     groups = list(range(file.num_row_groups))
-    owners = numbers(_rows(file, groups, limits, where, ["episode_index"])["episode_index"], where).reshape(-1)
     mine = np.flatnonzero(owners == index)
     if len(mine) != length:
         message = f"the index says {length} rows for episode {index}, the data file holds {len(mine)}"
@@ -68,14 +71,34 @@ def read_episode(
     return table
 
 
-def _check_size(path: Path, limits: Limits, where: str) -> None:
+def _shared(path: UPath, limits: Limits, where: str) -> tuple[pq.ParquetFile, np.ndarray]:
+    """The open file, and the episode of each of its rows; of remote files the last ones stay open, for the next episode."""
+    if isinstance(path, Path):
+        return _owned(_open(path, limits, where), limits, where)
+    key = (str(path), *places.state(path))
+    if key not in _remote_files:
+        _remote_files[key] = _owned(_open(path.open("rb"), limits, where), limits, where)
+        while len(_remote_files) > _KEPT_FILES:
+            _remote_files.popitem(last=False)
+    _remote_files.move_to_end(key)
+    return _remote_files[key]
+
+
+def _owned(file: pq.ParquetFile, limits: Limits, where: str) -> tuple[pq.ParquetFile, np.ndarray]:
+    if "episode_index" not in file.schema_arrow.names:
+        raise CorruptEpisode("there is no episode_index column", where, _HINT, "missing_column")
+    table = _rows(file, list(range(file.num_row_groups)), limits, where, ["episode_index"])
+    return file, numbers(table["episode_index"], where).reshape(-1)
+
+
+def _check_size(path: UPath, limits: Limits, where: str) -> None:
     size = path.stat().st_size
     if size > limits.max_record_bytes:
         message = f"the file has {size} bytes, more than the {limits.max_record_bytes} allowed"
         raise CorruptEpisode(message, where, "raise limits.max_record_bytes in the recipe", "too_large")
 
 
-def _open(source: pa.BufferReader | Path, limits: Limits, where: str) -> pq.ParquetFile:
+def _open(source: pa.BufferReader | Path | BinaryIO, limits: Limits, where: str) -> pq.ParquetFile:
     """Opens it and holds the row count of its footer against the limit.
 
     Footer entries of single columns are not looked at: pyarrow 26.0.1 aborts the process where one of them is damaged.
@@ -165,7 +188,7 @@ def _null(array: pa.Array, where: str) -> CorruptEpisode:
     return CorruptEpisode(f"value {place} is null", where, "every row must have a value", "null_values")
 
 
-def images(column: pa.ChunkedArray, where: str, root: Path, limits: Limits) -> list[bytes]:
+def images(column: pa.ChunkedArray, where: str, root: UPath, limits: Limits) -> list[bytes]:
     """Encoded pictures [T]: the bytes in the rows, or of the file a row names under ``root``."""
     found: list[bytes] = []
     for step, value in enumerate(column.to_pylist()):

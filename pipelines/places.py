@@ -3,13 +3,14 @@
 A location is a text that holds no secret; ``place`` makes a path of it that lists, opens and reads alike wherever it lies.
 """
 
+import errno
 import os
 import re
 import shutil
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -89,9 +90,11 @@ def state(path: Path | UPath) -> tuple[int, int | str]:
 
 
 def below(root: UPath, relative: str) -> UPath:
-    """``root / relative`` for a remote root, whatever characters ``relative`` has; it must be free of ``..``."""
+    """``root / relative`` for a remote root, whatever characters ``relative`` has. Raises FileNotFoundError for ``..``."""
     parts = [part for part in relative.split("/") if part not in ("", ".")]
-    return root.joinpath(*(quote(part) for part in parts) if not _system(root).lists else parts)
+    if ".." in parts:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), relative)
+    return root.joinpath(*parts) if lists(root) else root.joinpath(*(quote(part) for part in parts))
 
 
 def together[One, Other](
@@ -104,11 +107,12 @@ def together[One, Other](
         return list(pool.map(function, items))
 
 
-def look_up(paths: Sequence[Path | UPath]) -> None:
-    """Asks for these files at once where each has to be asked for; what is said is remembered for a while."""
-    remotes = [path for path in paths if isinstance(path, UPath) and not lists(path)]
-    if remotes:
-        together(lambda path: _system(path).entry(path.path), remotes, remotes[0])
+def look_up(root: Path | UPath, relatives: Iterable[str]) -> None:
+    """Asks for these files under ``root`` at once where each has to be asked for; the answers are remembered for a while."""
+    if isinstance(root, Path) or lists(root):
+        return
+    paths = [below(root, name).path for name in set(relatives) if ".." not in name]
+    together(_system(root).entry, paths, root)
 
 
 def read_range(path: Path | UPath, start: int, stop: int) -> bytes:

@@ -28,6 +28,8 @@ FRESH_S = 60.0
 BLOCK_BYTES = 1 << 20
 """What is read at once of an open file; larger reads are one request."""
 _BLOCKS = 16
+_SMALL_BYTES, _KEPT_BYTES = 4 << 20, 32 << 20
+"""Whole files up to the first size are kept up to the second together: each episode reads its set's index again."""
 _MAX_ENTRIES = 500_000
 """Of remembered listings, together."""
 _HTTP = ("http", "https")
@@ -163,6 +165,7 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
         self._known: OrderedDict[str, tuple[float, dict[str, Entry] | None]] = OrderedDict()
         self._num_known = 0
         self._known_lock = threading.Lock()
+        self._small: OrderedDict[tuple[str, int, str], bytes] = OrderedDict()
 
     def forget(self) -> None:
         """Drops what is remembered of listings."""
@@ -205,8 +208,8 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
         path = self._strip_protocol(path)
         if not self.lists:
             return {} if detail else []
-        if maxdepth is None and not withdirs:
-            found = self._deep(path)
+        if maxdepth is None:
+            found = self._deep(path, withdirs)
             return dict(sorted(found.items())) if detail else sorted(found)
         return super().find(path, maxdepth=maxdepth, withdirs=withdirs, detail=detail)
 
@@ -233,6 +236,22 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
         if start is not None and end is not None and len(data) != end - start:
             message = f"{len(data)} bytes came where {end - start} were asked for"
             raise SourceError(message, self._url(path), "was it changed just now? run the same command again", "short")
+        return data
+
+    def whole(self, path: str) -> bytes:
+        """All bytes of a file, once for as long as it does not change where it is small."""
+        facts = self.info(path)
+        key = (path, facts["size"], facts["mark"])
+        with self._known_lock:
+            if key in self._small:
+                self._small.move_to_end(key)
+                return self._small[key]
+        data = self.cat_file(path, 0, facts["size"]) if facts["size"] else b""
+        if facts["mark"] and len(data) <= _SMALL_BYTES:
+            with self._known_lock:
+                self._small[key] = data
+                while sum(map(len, self._small.values())) > _KEPT_BYTES:
+                    self._small.popitem(last=False)
         return data
 
     def _open(self, path: str, mode: str = "rb", **_: Any) -> io.BufferedReader:
@@ -310,7 +329,7 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
     def _anew(self) -> dict[str, Any]:
         return {"refresh": True} if self._scheme == "hf" else {}
 
-    def _deep(self, root: str) -> dict[str, dict[str, Any]]:
+    def _deep(self, root: str, withdirs: bool) -> dict[str, dict[str, Any]]:
         started = time.monotonic()
         with self._told(root):
             rows: Mapping[str, dict[str, Any]] = self._inner.find(root, detail=True, **self._anew)
@@ -328,6 +347,8 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
                 folders.setdefault(folder, {})[name] = Entry("directory")
         for folder, entries in folders.items():
             self._remember(folder, entries, started)
+            if withdirs and folder != root:
+                found[folder] = {"name": folder, "size": 0, "type": "directory", "mark": ""}
         return found
 
     def _asked(self, path: str) -> Entry | None:
@@ -427,7 +448,7 @@ class _RemoteFile(io.RawIOBase):
         return self._position
 
     def readall(self) -> bytes:
-        data = self._range(self._position, self._size)
+        data = self._range(self._position, self._size) if self._position else self._system.whole(self._path)
         self._position += len(data)
         return data
 

@@ -14,14 +14,15 @@ Times: where the ``timestamp`` column is frame index / fps to 32-bit rounding, s
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from upath import UPath
 
 from pipelines import lerobot_index, parquet_rows
 from pipelines.lerobot_index import BOOKKEEPING, IndexedEpisode, Info
+from pipelines.places import local_file, look_up, place
 from pipelines.recordings import (
     check_unchanged,
     file_view,
@@ -31,6 +32,7 @@ from pipelines.recordings import (
     set_folders,
     spanned_instructions,
 )
+from pipelines.storage import state_of
 from pipelines.video import VideoTools
 from schemas.episode import Clock, EncodedView, EpisodeRef, Instruction, RawEpisode, Stream
 from schemas.errors import CorruptEpisode, MissingFile, SourceError
@@ -45,7 +47,7 @@ _MAX_SPAN_S = 1e8
 """Three years: recorded times further apart are damage, and would leave int64 nanoseconds."""
 
 
-def _is_set(folder: Path) -> bool:
+def _is_set(folder: UPath) -> bool:
     meta = folder / "meta"
     marks = ("info.json", "episodes.jsonl", "tasks.jsonl", "tasks.parquet", "episodes")
     return any((meta / mark).exists() for mark in marks) or (folder / "meta_data" / "info.json").is_file()
@@ -62,9 +64,10 @@ class LeRobotSource:
 
     def refs(self, location: str) -> Sequence[EpisodeRef]:
         """One per episode, see above. Raises SourceError for a broken index."""
-        root = Path(location)
+        root = place(location)
         info = lerobot_index.read_info(root)
         episodes = lerobot_index.read_episodes(root, info)
+        look_up(root, (path for episode in episodes for path in (episode.data, *episode.videos.values())))
         absent = _absent_cameras(root, info, episodes)
         tasks, tasks_damage = _tasks(root, info)
         listed = {episode.index for episode in episodes}
@@ -105,7 +108,7 @@ class LeRobotSource:
 
     def read(self, ref: EpisodeRef, video: VideoTools, limits: Limits) -> RawEpisode:
         """The whole episode. Raises MissingFile, CorruptEpisode or DecodeError."""
-        root = Path(ref.location)
+        root = place(ref.location)
         if "problem" in dict(ref.details):
             hint = "restore the meta folder, or remove what does not belong to the set"
             raise CorruptEpisode(
@@ -118,7 +121,7 @@ class LeRobotSource:
 
     def _ref(
         self,
-        root: Path,
+        root: UPath,
         info: Info,
         episode: IndexedEpisode,
         absent: frozenset[str],
@@ -151,7 +154,7 @@ class LeRobotSource:
             details=(("episode", json.dumps(facts, sort_keys=True)),),
         )
 
-    def _broken(self, root: Path, info: Info, key: str, file: str, problem: str, message: str) -> EpisodeRef:
+    def _broken(self, root: UPath, info: Info, key: str, file: str, problem: str, message: str) -> EpisodeRef:
         return EpisodeRef(
             source=self.name,
             location=str(root),
@@ -165,7 +168,7 @@ class LeRobotSource:
         )
 
 
-def _absent_cameras(root: Path, info: Info, episodes: Sequence[IndexedEpisode]) -> frozenset[str]:
+def _absent_cameras(root: UPath, info: Info, episodes: Sequence[IndexedEpisode]) -> frozenset[str]:
     """Declared video cameras without a single file in the set, where other cameras have pictures.
 
     Where none has any, all count as declared and present, so that every episode fails with ``missing_file``.
@@ -175,7 +178,7 @@ def _absent_cameras(root: Path, info: Info, episodes: Sequence[IndexedEpisode]) 
     for episode in episodes:
         for key in cameras:
             path = episode.videos.get(key)
-            if key not in with_files and path is not None and (root / path).is_file():
+            if key not in with_files and path is not None and _size(root, path) is not None:
                 with_files.add(key)
         if len(with_files) == len(cameras):
             break
@@ -190,7 +193,7 @@ def _index_facts(info: Info, facts: Mapping[str, Any]) -> tuple[Any, ...]:
     return (facts, shared, info.split(facts["index"]))
 
 
-def _tasks(root: Path, info: Info) -> tuple[str, str]:
+def _tasks(root: UPath, info: Info) -> tuple[str, str]:
     """Fingerprint of the table of tasks, and what is wrong with it. Only episodes that need it fail for it."""
     try:
         return fingerprint(lerobot_index.read_tasks(root, info)), ""
@@ -198,7 +201,7 @@ def _tasks(root: Path, info: Info) -> tuple[str, str]:
         return "", f"{error.where}: {error.message}"
 
 
-def _data_files(root: Path) -> list[str]:
+def _data_files(root: UPath) -> list[str]:
     """Files under ``data`` that are Parquet by name or by their first four bytes."""
     found: list[str] = []
     for path in sorted((root / "data").rglob("*")):
@@ -213,18 +216,25 @@ def _data_files(root: Path) -> list[str]:
     return found
 
 
-def _estimate(root: Path, info: Info, episode: IndexedEpisode) -> int:
+def _estimate(root: UPath, info: Info, episode: IndexedEpisode) -> int:
     """Bytes of the episode's own files (v2), or a guess from its length where it shares them (v3)."""
     if info.is_v3:
         return episode.length * 2000 * (1 + len(episode.videos))
-    paths = [root / path for path in (episode.data, *episode.videos.values())]
-    return sum(path.stat().st_size for path in paths if path.is_file())
+    return sum(_size(root, path) or 0 for path in (episode.data, *episode.videos.values()))
+
+
+def _size(root: UPath, relative: str) -> int | None:
+    """Bytes of a file the index names; None where it is not there."""
+    size = state_of(root, [relative])[0][1]
+    return None if size < 0 else size
 
 
 class _Reading:
     """One episode taken apart."""
 
-    def __init__(self, ref: EpisodeRef, root: Path, info: Info, facts: dict, limits: Limits, video: VideoTools) -> None:
+    def __init__(
+        self, ref: EpisodeRef, root: UPath, info: Info, facts: dict, limits: Limits, video: VideoTools
+    ) -> None:
         self._ref = ref
         self._root = root
         self._info = info
@@ -279,7 +289,7 @@ class _Reading:
             column_names=tuple((stream.name, self._info.column_names(stream.name)) for stream in streams),
         )
 
-    def _existing(self, relative: str) -> Path:
+    def _existing(self, relative: str) -> UPath:
         path = path_inside(self._root, relative, self._where)
         if not path.is_file():
             bare = path.with_suffix("")
@@ -382,7 +392,7 @@ class _Reading:
             view, digest = file_view(key, path, self._video, self._limits, where)
             self._hashes.append(digest)
             return view
-        cut = self._video.cut(str(path), float.fromhex(self._facts["starts_s"][key]), num_rows, where)
+        cut = self._video.cut(str(local_file(path)), float.fromhex(self._facts["starts_s"][key]), num_rows, where)
         facts, first = cut.facts, cut.first_frame
         times_ns = facts.times_ns[first : first + num_rows]
         return EncodedView(

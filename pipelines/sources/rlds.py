@@ -16,12 +16,13 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from upath import UPath
 
 from pipelines import tfds_features, tfrecord
+from pipelines.places import lists, place, together
 from pipelines.recordings import (
     check_unchanged,
     files_state,
@@ -56,10 +57,10 @@ class _Shard:
     """Records the index promises; None where the index does not know the shard."""
 
 
-def _is_set(folder: Path) -> bool:
+def _is_set(folder: UPath) -> bool:
     if (folder / _INFO).is_file() or (folder / _FEATURES).is_file():
         return True
-    return any(_SHARD.match(child.name) for child in folder.iterdir() if ".tfrecord-" in child.name)
+    return folder.is_dir() and any(_SHARD.match(child.name) for child in folder.iterdir())
 
 
 class RldsSource:
@@ -73,7 +74,7 @@ class RldsSource:
 
     def refs(self, location: str) -> Sequence[EpisodeRef]:
         """One per record found or promised. Scans the framing of every shard; raises SourceError for a broken index."""
-        root = Path(location)
+        root = place(location)
         declared = _features_json(root)
         tfds_features.parse_features(declared, str(root / _FEATURES))
         features = fingerprint(declared)
@@ -82,8 +83,11 @@ class RldsSource:
         version = str(info.get("version") or root.name) if info else root.name
         refs: list[EpisodeRef] = []
         missing = 0
-        for shard in _shards(root, info):
-            found, fewer = _shard_refs(root, dataset, version, shard, features, counted=info is not None)
+
+        def listed(shard: _Shard) -> tuple[list[EpisodeRef], int]:
+            return _shard_refs(root, dataset, version, shard, features, counted=info is not None)
+
+        for found, fewer in together(listed, _shards(root, info), root):
             refs += found
             missing = _checked_missing(missing + fewer, root)
         if len({ref.key for ref in refs}) != len(refs):
@@ -94,7 +98,7 @@ class RldsSource:
     def read(self, ref: EpisodeRef, video: VideoTools, limits: Limits) -> RawEpisode:
         """The episode of one record. Raises MissingFile, CorruptEpisode or DecodeError."""
         details = dict(ref.details)
-        root = Path(ref.location)
+        root = place(ref.location)
         where = f"{details['shard']} record {details['record']} ({ref.location})"
         if "problem" in details:
             kind = MissingFile if details["problem"] == "missing_file" else CorruptEpisode
@@ -104,8 +108,8 @@ class RldsSource:
         rest = [(name, value) for name, value in ref.details if name not in ("shard", "record")]
         check_unchanged(ref, [details["shard"]], fingerprint(declared), rest)
         path = path_inside(root, details["shard"], where)
-        place = tfrecord.Record(int(details["offset"]), int(details["length"]))
-        payload = tfrecord.read_payload(path, place, limits.max_record_bytes, where)
+        record = tfrecord.Record(int(details["offset"]), int(details["length"]))
+        payload = tfrecord.read_payload(path, record, limits.max_record_bytes, where)
         features, steps_key = tfds_features.parse_features(declared, str(root / _FEATURES))
         messages = tfds_features.parse_example(payload, where)
         notes = [Finding("not_in_index", Severity.WARNING, ref.key, details["note"])] if "note" in details else []
@@ -124,13 +128,13 @@ class RldsSource:
         )
 
 
-def _features_json(root: Path) -> dict[str, Any]:
+def _features_json(root: UPath) -> dict[str, Any]:
     return read_json(
         root / _FEATURES, "restore features.json from the original data set; records mean nothing without it"
     )
 
 
-def _info_json(root: Path) -> dict[str, Any] | None:
+def _info_json(root: UPath) -> dict[str, Any] | None:
     if not (root / _INFO).exists():
         return None
     hint = "restore dataset_info.json from the original data set, or remove it: records are then listed as found"
@@ -145,9 +149,13 @@ def _info_json(root: Path) -> dict[str, Any] | None:
     return info
 
 
-def _shards(root: Path, info: dict[str, Any] | None) -> list[_Shard]:
+def _shards(root: UPath, info: dict[str, Any] | None) -> list[_Shard]:
     """Shards the index promises, then those on disk that it does not know."""
-    on_disk = {child.name: match for child in root.iterdir() if (match := _SHARD.match(child.name))}
+    if info is None and not lists(root):
+        hint = "name a folder that can be listed, such as a bucket, or add dataset_info.json"
+        raise SourceError("nothing there says which shards there are", str(root), hint, "missing_index")
+    children = root.iterdir() if lists(root) else ()
+    on_disk = {child.name: match for child in children if (match := _SHARD.match(child.name))}
     shards: list[_Shard] = []
     for split, lengths, template in _splits(root, info) if info else []:
         for index, length in enumerate(lengths):
@@ -175,7 +183,7 @@ def _shards(root: Path, info: dict[str, Any] | None) -> list[_Shard]:
     return shards
 
 
-def _splits(root: Path, info: dict[str, Any]) -> list[tuple[str, list[int], str]]:
+def _splits(root: UPath, info: dict[str, Any]) -> list[tuple[str, list[int], str]]:
     """(split, records per shard, file name template) for each split of the index."""
     hint = "restore dataset_info.json from the original data set"
     found: list[tuple[str, list[int], str]] = []
@@ -207,7 +215,7 @@ def _shard_name(template: str, dataset: str, split: str, index: int, total: int)
     return re.sub(r"\{([A-Z_]+)\}", lambda match: values.get(match[1], match[0]), template)
 
 
-def _checked_missing(count: int, root: Path) -> int:
+def _checked_missing(count: int, root: UPath) -> int:
     if count > _MAX_MISSING:
         message = f"at least {count} records or shards that the index promises are not there"
         hint = f"restore {_INFO} and fetch the shards again; up to {_MAX_MISSING} may be missing"
@@ -216,7 +224,7 @@ def _checked_missing(count: int, root: Path) -> int:
 
 
 def _shard_refs(
-    root: Path, dataset: str, version: str, shard: _Shard, features: str, counted: bool
+    root: UPath, dataset: str, version: str, shard: _Shard, features: str, counted: bool
 ) -> tuple[list[EpisodeRef], int]:
     """What is listed of a shard, and how many of that are records that are promised and not there."""
     path = path_inside(root, shard.name, str(root))
