@@ -50,7 +50,8 @@ def test_shipped_cards_fit_their_embodiments(name: str) -> None:
     assert card.name == name
     assert embodiment.name == card.embodiment
     assert card.license
-    assert card.recognize.datasets or card.recognize.robot_types
+    rule = card.recognize
+    assert rule.datasets or rule.robot_types or len(rule.fields) > 4, "too little to recognize it by"
 
 
 @pytest.mark.parametrize("name", cards.embodiment_names())

@@ -161,7 +161,7 @@ def test_the_embodiment_card_describes_the_robot(robot: SimulatedRobot) -> None:
 
 
 @robots
-@pytest.mark.parametrize("source", ["rlds", "lerobot"])
+@pytest.mark.parametrize("source", ["rlds", "lerobot", "clips"])
 def test_the_data_set_card_names_robot_source_and_every_camera(robot: SimulatedRobot, source: str) -> None:
     path = CARDS / "datasets" / f"{robot.name}_{source}.toml"
     card = DatasetCard.model_validate(tomllib.loads(path.read_text()))

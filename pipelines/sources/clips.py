@@ -132,7 +132,8 @@ def _annotated_files(root: Path, annotation: str, split: str, stem: str) -> list
         return [annotation, *(path.relative_to(root).as_posix() for path in found)]
     try:
         facts, _ = json_episode.load(root / annotation, annotation, Limits())
-        return [annotation, *(_inside(root, name, annotation)[0] for _, name in _video_paths(facts, annotation))]
+        named = [name for _, name in _video_paths(facts, annotation) if name]
+        return [annotation, *(_inside(root, name, annotation)[0] for name in named)]
     except SourceError:
         return [annotation]  # reading it will say why
 
@@ -147,7 +148,10 @@ def _inside(root: Path, name: str, where: str) -> tuple[str, Path]:
 
 
 def _video_paths(facts: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
-    """(camera key, path) of every video an annotation names: ``videos/0``, the name it gives itself, or the field."""
+    """(camera key, path) of every video an annotation names: ``videos/0``, the name it gives itself, or the field.
+
+    The path is empty where the annotation leaves it so.
+    """
     found: list[tuple[str, Any]] = []
     for name, value in facts.items():
         if name.endswith("video_path") and "latent" not in name:
@@ -158,13 +162,11 @@ def _video_paths(facts: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
             if not all(names) or len(set(names)) < len(names):
                 names = [f"videos/{index}" for index in range(len(entries))]
             found += [(key, entry.get("video_path")) for key, entry in zip(names, entries, strict=True)]
-    paths: list[tuple[str, str]] = []
     for key, path in found:
-        if not isinstance(path, str) or not path:
+        if path is not None and not isinstance(path, str):
             message = f"the path of the video {key} is {str(path)[:100]!r}, not a text"
             raise CorruptEpisode(message, where, "write the annotation again", "bad_json")
-        paths.append((key, path))
-    return paths
+    return [(key, path or "") for key, path in found]
 
 
 def _listed(value: Any) -> list[Any]:
@@ -192,7 +194,11 @@ class _Reading:
         facts = self._json(annotation)
         self._take(facts, annotation)
         for key, name in _video_paths(facts, f"{annotation} ({self._ref.where})"):
-            self._camera(key, *_inside(self._root, name, self._ref.where))
+            if name:
+                self._camera(key, *_inside(self._root, name, self._ref.where))
+            else:
+                message = "the annotation lists this camera and names no file for it"
+                self._findings.append(Finding("camera_without_video", Severity.INFO, key, message))
         for name, fields in (("state_length", ("state", "states")), ("raw_length", ())):
             lists = fields or tuple(one for one in self._streams if one.startswith(("observation.", "action.")))
             counts = {f"rows of {one}": len(self._streams[one]) for one in lists if one in self._streams}
@@ -322,20 +328,26 @@ class _Reading:
         facts = self._json(index)
         cameras, rows = facts.get("columns"), facts.get("data")
         where = f"{index} ({self._ref.where})"
-        if not isinstance(cameras, list) or not isinstance(rows, list) or any(len(row) != len(cameras) for row in rows):
+        if (
+            not isinstance(cameras, list)
+            or not isinstance(rows, list)
+            or not all(isinstance(row, list) and len(row) == len(cameras) for row in rows)
+        ):
             raise CorruptEpisode("it is no table of names by camera", where, "fetch it again", "bad_json")
+        folder = path_inside(self._root, index.rpartition("/")[0], where)
+        present = {path.name for path in folder.iterdir()}
         for column, camera in enumerate(map(str, cameras)):
-            names = [f"{index.rpartition('/')[0]}/{row[column]}" for row in rows]
-            paths = [path_inside(self._root, name, where) for name in names]
-            there = sum(path.is_file() for path in paths)
-            if not there:
-                message = f"none of the {len(paths)} pictures that the index names is there"
-                numbers = (("num_pictures", float(len(paths))),)
+            names = [str(row[column]) for row in rows]
+            missing = sum(name not in present for name in names)
+            if missing == len(names):
+                message = f"none of the {missing} pictures that the index names is there"
+                numbers = (("num_pictures", float(missing)),)
                 self._findings.append(Finding("missing_pictures", Severity.WARNING, camera, message, None, numbers))
-            elif there < len(paths):
-                message = f"{len(paths) - there} of {len(paths)} pictures of {camera} are missing"
+            elif missing:
+                message = f"{missing} of {len(names)} pictures of {camera} are missing"
                 raise MissingFile(message, where, "fetch them from the original data set")
             else:
+                paths = [path_inside(self._root, f"{index.rpartition('/')[0]}/{name}", where) for name in names]
                 self._views.append(self._packed(camera, paths, where))
 
     def _packed(self, camera: str, paths: Sequence[Path], where: str) -> EncodedView:
