@@ -1,5 +1,6 @@
 """What every source must keep, whichever it is. A new member is under test by existing: give it golden data below."""
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from pipelines.sources import Source
 from pipelines.video import VideoTools
 from schemas.episode import RawEpisode
 from schemas.recipes import Limits
+from tests.clips import encode, pictures
 from tests.recorded import example, rlds_episode, write_lerobot, write_rlds
 
 
@@ -23,7 +25,19 @@ def _lerobot(root: Path) -> Path:
     return write_lerobot(root / "toy", "v3.0", (4, 7), images=True)
 
 
-GOLDEN: dict[str, Callable[[Path], Path]] = {"lerobot": _lerobot, "rlds": _rlds}
+def _clips(root: Path) -> Path:
+    for name, num_steps in (("0", 4), ("1", 7)):
+        facts = {"videos": [f"videos/train/{name}/0.mp4"], "action": [[step, 0.5] for step in range(num_steps)]}
+        for path, data in (
+            (root / "toy" / "annotation" / "train" / f"{name}.json", json.dumps(facts).encode()),
+            (root / "toy" / "videos" / "train" / name / "0.mp4", encode("h264", pictures(num_steps))),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    return root / "toy"
+
+
+GOLDEN: dict[str, Callable[[Path], Path]] = {"clips": _clips, "lerobot": _lerobot, "rlds": _rlds}
 """Writes a set of two episodes of 4 and 7 steps with one camera, and returns its folder."""
 
 
