@@ -142,17 +142,11 @@ def _retimed(raw: RawEpisode, card: DatasetCard, rate: Fraction) -> RawEpisode:
     if plain:  # a stream may be a row shorter than the steps
         streams = tuple(dataclasses.replace(one, times_ns=_grid_times(one.times_ns, rate)) for one in raw.streams)
     else:
-        streams = tuple(
-            dataclasses.replace(one, times_ns=new, clock="declared") if np.array_equal(one.times_ns, old) else one
-            for one in raw.streams
-        )
+        streams = tuple(_stream_moved(one, old, new, recorded) for one in raw.streams)
     if plain:
         views = tuple(dataclasses.replace(view, times_ns=_grid_times(view.times_ns, rate)) for view in raw.views)
     elif recorded or raw.declared_rate is None:
-        views = tuple(
-            dataclasses.replace(view, times_ns=new) if np.array_equal(view.times_ns, old) else view
-            for view in raw.views
-        )
+        views = tuple(_view_moved(view, old, new, recorded) for view in raw.views)
     else:  # the card corrects the rate the source declares, and the pictures were stamped with that one
         views = tuple(
             dataclasses.replace(view, times_ns=_grid_times(_indices(view.times_ns, raw.declared_rate), rate))
@@ -172,6 +166,31 @@ def _retimed(raw: RawEpisode, card: DatasetCard, rate: Fraction) -> RawEpisode:
     return dataclasses.replace(
         raw, streams=streams, views=views, instructions=instructions, segments=segments, declared_rate=rate
     )
+
+
+def _stream_moved(stream: Stream, old: np.ndarray, new: np.ndarray, recorded: bool) -> Stream:
+    """The stream on the new times of the steps; one with a recorded clock of its own keeps its place between them."""
+    if np.array_equal(stream.times_ns, old):
+        return dataclasses.replace(stream, times_ns=new, clock="declared")
+    if recorded and stream.clock == "source" and len(old):
+        return dataclasses.replace(stream, times_ns=_carried(stream.times_ns, old, new), clock="declared")
+    return stream
+
+
+def _view_moved(view: EncodedView, old: np.ndarray, new: np.ndarray, recorded: bool) -> EncodedView:
+    """The view on the new times of the steps: with a frame per step these are its own, else its frames keep their places."""
+    if np.array_equal(view.times_ns, old) or (recorded and view.num_frames == len(old)):
+        return dataclasses.replace(view, times_ns=new)
+    if recorded and len(old):
+        return dataclasses.replace(view, times_ns=_carried(view.times_ns, old, new))
+    return view
+
+
+def _carried(times_ns: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    """Times that lay between the steps ``old``, at the same place between ``new``; beyond the ends, as far beyond them."""
+    inside = np.interp(times_ns, old, new)
+    beyond = np.minimum(times_ns - old[0], 0) + np.maximum(times_ns - old[-1], 0)
+    return np.rint(inside).astype(np.int64) + beyond
 
 
 def _with_own_rates(raw: RawEpisode, card: DatasetCard) -> RawEpisode:

@@ -36,7 +36,7 @@ from schemas.embodiment import Channel, ChannelKind, Gripper, rotation_starts
 from schemas.episode import Episode, Segment, Stream
 from schemas.recipes import SegmentRules
 from schemas.time import TimeGrid
-from validation.measures import channel_changes
+from validation.motion import channel_changes
 
 VELOCITY_FIELDS = ("action_dict/joint_velocity", "action.joint_velocity", "action/joint_velocity")
 """Names of DROID's joint velocity commands, in [-1, 1]: in RLDS, in Ctrl-World's annotations, in the raw recordings."""
@@ -121,7 +121,8 @@ def _lag(rate: Fraction) -> int:
 
 def _earlier(num_rows: int, rate: Fraction) -> np.ndarray:
     """The row each row is compared with; the first one where there is no earlier."""
-    return np.maximum(np.arange(num_rows) - _lag(rate), 0)
+    rows: np.ndarray = np.arange(num_rows)
+    return np.asarray(np.maximum(rows - _lag(rate), 0))
 
 
 def _unchanged_commands(values: np.ndarray, threshold: float, rate: Fraction) -> np.ndarray:

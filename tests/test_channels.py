@@ -89,7 +89,7 @@ def test_applying_a_card_twice_changes_nothing() -> None:
 def test_recorded_times_are_kept_only_where_the_card_wants_them() -> None:
     times = np.array([0, 90, 210, 300]) * 1_000_000
     streams = tuple(dataclasses.replace(one, times_ns=times, clock="source") for one in raw().streams)
-    own = np.array([5, 6])
+    own = np.array([45, 150]) * 1_000_000
     sensor = Stream("force", np.zeros(2), own, "source")
     recorded = raw(streams=(*streams, sensor), declared_rate=Fraction(10), views=(view("cam", times),))
     kept = to_episode(recorded, card(clock="source"), ARM)
@@ -99,7 +99,22 @@ def test_recorded_times_are_kept_only_where_the_card_wants_them() -> None:
     np.testing.assert_array_equal(declared.action.times_ns, np.arange(T) * 100_000_000)
     np.testing.assert_array_equal(declared.views["primary"].times_ns, np.arange(T) * 100_000_000)
     assert declared.action.clock == "declared"
-    np.testing.assert_array_equal(declared.raw.stream("force").times_ns, own)  # type: ignore[union-attr]
+    carried = declared.raw.stream("force")
+    assert carried is not None
+    assert (carried.clock, carried.times_ns.tolist()) == ("declared", [50_000_000, 150_000_000])
+
+
+def test_cameras_with_clocks_of_their_own_never_mix_with_another_clock() -> None:
+    times = np.array([0, 90, 210, 300]) * 1_000_000
+    streams = tuple(dataclasses.replace(one, times_ns=times, clock="source") for one in raw().streams)
+    frames = np.array([-10, 45, 90, 255, 320]) * 1_000_000
+    recorded = raw(streams=streams, declared_rate=Fraction(10), views=(view("cam", frames),))
+    np.testing.assert_array_equal(to_episode(recorded, card(clock="source"), ARM).views["primary"].times_ns, frames)
+    moved = to_episode(recorded, card(), ARM).views["primary"].times_ns
+    assert moved.tolist() == [-10_000_000, 50_000_000, 100_000_000, 250_000_000, 320_000_000]
+    per_step = raw(streams=streams, declared_rate=Fraction(10), views=(view("cam", times + 7_000_000),))
+    paired = to_episode(per_step, card(), ARM)
+    np.testing.assert_array_equal(paired.views["primary"].times_ns, paired.action.times_ns)
 
 
 def test_a_card_corrects_a_wrong_declared_rate() -> None:

@@ -9,8 +9,7 @@ from schemas.episode import Episode
 from schemas.findings import Measure
 from schemas.time import NANOSECONDS
 from validation.evidence import ViewEvidence
-
-_TURNS: Mapping[str, float] = {"rad": 2 * np.pi, "deg": 360.0}
+from validation.motion import action_lag, channel_changes
 
 
 def observed_rate(times_ns: np.ndarray) -> float | None:
@@ -29,16 +28,6 @@ def duration_s(episode: Episode) -> float:
     return (int(times_ns[-1]) - int(times_ns[0])) / NANOSECONDS + float(1 / episode.control_rate)
 
 
-def channel_changes(before: np.ndarray, after: np.ndarray, layout: Sequence[Channel]) -> np.ndarray:
-    """``after`` minus ``before`` (both [n, P]), float64; angles go the short way round."""
-    changes = after.astype(np.float64) - before
-    for column, channel in enumerate(layout[: changes.shape[1]]):
-        turn = _TURNS.get(channel.unit)
-        if turn is not None and channel.kind in (ChannelKind.ANGLE, ChannelKind.EULER):
-            changes[:, column] = (changes[:, column] + turn / 2) % turn - turn / 2
-    return np.asarray(changes)
-
-
 def measure_episode(episode: Episode, evidence: Mapping[str, ViewEvidence]) -> tuple[Measure, ...]:
     """Measures of ``episode``, only finite ones; ``evidence`` by view slot."""
     found = [
@@ -51,6 +40,9 @@ def measure_episode(episode: Episode, evidence: Mapping[str, ViewEvidence]) -> t
     found += _idleness(episode)
     if len(episode.proprio.values) > 1:
         found += _paths(episode.proprio.values, episode.embodiment.proprio)
+    lag = action_lag(episode)
+    if lag is not None:
+        found.append(Measure("action_lag", lag.steps / float(episode.control_rate), "s"))
     for slot, view in episode.views.items():
         found.append(Measure(f"num_frames_{slot}", float(view.num_frames), "1"))
         found += _residuals(slot, view.times_ns, episode.action.times_ns)

@@ -12,13 +12,14 @@ from validation.measures import observed_rate
 
 CLOCK_NOT_INCREASING = Rule("clock_not_increasing", Severity.ERROR, "a time is not later than the one before it")
 CLOCK_JITTER = Rule("clock_jitter", Severity.WARNING, "the time between rows varies by more than a quarter")
-CLOCK_GAP = Rule("clock_gap", Severity.WARNING, "a hole in time of three periods or more")
+CLOCK_GAP = Rule("clock_gap", Severity.WARNING, "a hole in time of more than two and a half periods")
 RATE_MISMATCH = Rule("rate_mismatch", Severity.WARNING, "the recorded times contradict the control rate")
 RULES = (CLOCK_NOT_INCREASING, CLOCK_JITTER, CLOCK_GAP, RATE_MISMATCH)
 
 JITTER = 0.25
 """Of the median period, at the 95th percentile."""
-GAP_PERIODS = 3.0
+GAP_PERIODS = 2.5
+"""As for segments and resampling: beyond this, two rows in a row are missing."""
 RATE_TOLERANCE = 0.05
 MIN_ROWS = 5
 """Fewer rows give no median worth naming."""
@@ -73,7 +74,7 @@ def _evenness(where: str, times_ns: np.ndarray, row: str) -> Iterator[Finding]:
             f"the longest takes {periods_ms[longest]:.4g} ms"
         )
         yield Finding(CLOCK_JITTER.name, CLOCK_JITTER.severity, where, message, longest + 1, numbers)
-    gaps = np.flatnonzero(periods_ms >= GAP_PERIODS * median)
+    gaps = np.flatnonzero(periods_ms > GAP_PERIODS * median)
     if gaps.size:
         message = f"{periods_ms[longest]:.4g} ms pass before {row} {longest + 1}, usually {median:.4g} ms"
         message += f"; {gaps.size} such gaps" if gaps.size > 1 else ""

@@ -17,7 +17,8 @@ ACTION_ROWS_VS_PROPRIO = Rule(
 )
 FRAMES_VS_STEPS = Rule("frames_vs_steps", Severity.ERROR, "a view has more or fewer frames than the episode has steps")
 VIEW_SPAN = Rule("view_span", Severity.WARNING, "a view covers more or less time than the steps do")
-RULES = (EMPTY_EPISODE, ONE_STEP_EPISODE, VERY_LONG, ACTION_ROWS_VS_PROPRIO, FRAMES_VS_STEPS, VIEW_SPAN)
+PROPRIO_SPAN = Rule("proprio_span", Severity.WARNING, "the proprio covers more or less time than the actions do")
+RULES = (EMPTY_EPISODE, ONE_STEP_EPISODE, VERY_LONG, ACTION_ROWS_VS_PROPRIO, FRAMES_VS_STEPS, VIEW_SPAN, PROPRIO_SPAN)
 
 VERY_LONG_S = 1800.0
 SAME_RATE = 0.05
@@ -50,6 +51,8 @@ def check_episode(subject: Subject) -> list[Finding]:
         numbers = (("action_rows", float(steps)), ("proprio_rows", float(rows)), ("difference", float(steps - rows)))
         message = f"action has {steps} rows, proprio {rows} ({steps - rows:+d})"
         found.append(Finding(ACTION_ROWS_VS_PROPRIO.name, severity, "action", message, min(steps, rows), numbers))
+    elif rows > 1 and steps > 1:
+        found += _proprio_span(episode.proprio.times_ns, episode.action.times_ns, float(1 / episode.control_rate))
     for slot, view in episode.views.items():
         found += _view(slot, view.times_ns, episode.action.times_ns, float(1 / episode.control_rate))
     return found
@@ -59,6 +62,17 @@ def _same_rate(left_ns: np.ndarray, right_ns: np.ndarray) -> bool:
     """Whether two clocks tick alike; too few ticks to tell count as alike."""
     left, right = observed_rate(left_ns), observed_rate(right_ns)
     return left is None or right is None or abs(left - right) <= SAME_RATE * max(left, right)
+
+
+def _proprio_span(proprio_ns: np.ndarray, steps_ns: np.ndarray, period_s: float) -> Iterator[Finding]:
+    """Where the proprio has a clock of its own: does it begin and end with the actions."""
+    rate = observed_rate(proprio_ns)
+    slack_s = SPAN_PERIODS * max(1 / rate if rate else period_s, period_s)
+    start_s, end_s = ((int(proprio_ns[row]) - int(steps_ns[row])) / NANOSECONDS for row in (0, -1))
+    if max(abs(start_s), abs(end_s)) > slack_s:
+        message = f"the proprio begins {start_s:+.3f} s from the first action and ends {end_s:+.3f} s from the last"
+        numbers = (("start_s", start_s), ("end_s", end_s))
+        yield Finding(PROPRIO_SPAN.name, PROPRIO_SPAN.severity, "proprio", message, None, numbers)
 
 
 def _view(slot: str, frames_ns: np.ndarray, steps_ns: np.ndarray, period_s: float) -> Iterator[Finding]:

@@ -16,6 +16,9 @@ LOOKS_LIKE_DEGREES = Rule(
     "looks_like_degrees", Severity.WARNING, "a channel in radians goes beyond one and a half turns"
 )
 QUATERNION_NOT_UNIT = Rule("quaternion_not_unit", Severity.WARNING, "a quaternion's length is not 1")
+QUATERNION_SIGN = Rule(
+    "quaternion_sign_flips", Severity.INFO, "a quaternion changes its sign while the rotation goes on smoothly"
+)
 CONSTANT_CHANNEL = Rule("constant_channel", Severity.INFO, "a channel has one value throughout")
 NOTHING_MOVES = Rule("nothing_moves", Severity.WARNING, "no channel of a vector changes at all")
 GRIPPER_NEVER_MOVES = Rule("gripper_never_moves", Severity.INFO, "a gripper neither opens nor closes")
@@ -29,6 +32,7 @@ RULES = (
     OUT_OF_LIMITS,
     LOOKS_LIKE_DEGREES,
     QUATERNION_NOT_UNIT,
+    QUATERNION_SIGN,
     CONSTANT_CHANNEL,
     NOTHING_MOVES,
     GRIPPER_NEVER_MOVES,
@@ -148,6 +152,14 @@ def _quaternions(where: str, values: np.ndarray, layout: Sequence[Channel]) -> I
             )
             numbers = (("length", float(lengths[worst])), ("num_rows", float(rows.size)))
             yield Finding(QUATERNION_NOT_UNIT.name, QUATERNION_NOT_UNIT.severity, where, message, worst, numbers)
+        group = values[:, start : start + 4]
+        flips = np.flatnonzero(np.sum(group[1:] * group[:-1], axis=1) < 0) + 1  # q and -q are one rotation
+        if flips.size:
+            message = (
+                f"the quaternion at {layout[start].name} changes its sign at row {flips[0]}; {flips.size} times in all"
+            )
+            times = (("num_flips", float(flips.size)),)
+            yield Finding(QUATERNION_SIGN.name, QUATERNION_SIGN.severity, where, message, int(flips[0]), times)
 
 
 def _stillness(where: str, values: np.ndarray, names: Sequence[str], grippers: Set[str]) -> Iterator[Finding]:
