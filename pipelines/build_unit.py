@@ -4,7 +4,6 @@ import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -125,8 +124,7 @@ class BuildWorker:
             writer.begin(built)
         for slot, _, _ in unit.group.views:
             where = f"episode {stored.episode_id[:12]} view {slot}"
-            data = self._lake.video(stored.episode_id, slot, stored.blobs_sha256[slot])
-            view = replace(stored.views[slot], data=data)
+            view = self._lake.video(stored.episode_id, slot, stored.views[slot])
             step = 0
             for chunk in self._video.decode(view, where, built.frame_ids[slot], self._recipe.views):
                 for writer in writers:

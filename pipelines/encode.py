@@ -7,7 +7,7 @@ staged file, ``LatentCommitter`` puts staged rows into the lake.
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -20,7 +20,7 @@ from pipelines.encoders import Encoder
 from pipelines.lake import Lake
 from pipelines.numbers import check_rate
 from pipelines.resample import nearest_at_or_before
-from pipelines.rows import Row, row_sha256
+from pipelines.rows import Row, row_sha256, view_of
 from pipelines.storage import file_record, fsync_file, fsync_folder, writing
 from pipelines.versions import superseded
 from pipelines.video import VideoTools
@@ -45,8 +45,7 @@ class ViewWork:
     episode_id: str
     slot: str
     view: EncodedView
-    """Without its bytes."""
-    blob_sha256: str
+    """Without its video."""
     clips: tuple[ClipPlan, ...]
 
 
@@ -105,7 +104,7 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
         for value in row["views"]:
             if recipe.views.slots and value["slot"] not in recipe.views.slots:
                 continue
-            view = _view(value)
+            view = view_of(value)
             clips, missed = _clips(row, value["slot"], view, recipe, encoder, views)
             left += missed
             num_clips += len(clips)
@@ -115,7 +114,7 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
                 num_frames += len(clip.frame_ids)
                 latent_bytes += _clip_bytes(view, clip, recipe, encoder)[1]
             if missing:
-                works.append(ViewWork(row["episode_id"], value["slot"], view, value["sha256"], missing))
+                works.append(ViewWork(row["episode_id"], value["slot"], view, missing))
     if not num_clips:
         views_wanted = ", ".join(recipe.views.slots) or "any view"
         raise LakeError(
@@ -133,22 +132,6 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
         len(rows),
         tuple(_units(works, recipe, encoder)),
         encoder.fingerprint,
-    )
-
-
-def _view(value: Row) -> EncodedView:
-    return EncodedView(
-        value["key"],
-        value["codec"],
-        value["container"],
-        b"",
-        value["width_px"],
-        value["height_px"],
-        np.asarray(value["times_ns"], dtype=np.int64),
-        value["packets_sha256"],
-        value["how"],
-        value["first_frame"],
-        part=value["part"] or "whole",
     )
 
 
@@ -295,7 +278,7 @@ class EncodeWorker:
 
     def _encode(self, work: ViewWork) -> Iterator[tuple[ClipPlan, np.ndarray]]:
         where = f"episode {work.episode_id[:12]} view {work.slot}"
-        view = replace(work.view, data=self._lake.video(work.episode_id, work.slot, work.blob_sha256))
+        view = self._lake.video(work.episode_id, work.slot, work.view)
         for clip in work.clips:
             chunks = list(
                 self._video.decode(view, where, np.asarray(clip.frame_ids, dtype=np.int64), self._recipe.views)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -217,11 +216,10 @@ def _frames(lake: Lake, video: VideoTools, episode: StoredEpisode, slot: str, id
     view = episode.views.get(slot)
     if view is None or not len(ids) or ids[-1] >= view.num_frames or not view.num_frames:
         return None
-    data = lake.video(episode.episode_id, slot, episode.blobs_sha256[slot])
     width = max(2, round(view.width_px * _FILM_HEIGHT_PX / view.height_px / 2) * 2)
     small = ViewsRecipe(height_px=_FILM_HEIGHT_PX, width_px=width, fit="stretch")
     where = f"episode {episode.episode_id[:12]} view {slot}"
-    return np.asarray(np.concatenate(list(video.decode(replace(view, data=data), where, ids, small))))
+    return np.asarray(np.concatenate(list(video.decode(lake.video(episode.episode_id, slot, view), where, ids, small))))
 
 
 def _jpeg(image: np.ndarray) -> bytes:

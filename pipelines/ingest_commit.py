@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 
-from pipelines.ingest_unit import stage_rows
-from pipelines.lake import Lake, quoted
-from pipelines.rows import WARNED, Row, failed_row, with_finding
+from pipelines.ingest_unit import ROWS_SUFFIX, stage_rows
+from pipelines.lake import Lake, picked, quoted
+from pipelines.rows import WARNED, Row, failed_row, staged_files, with_finding
 from pipelines.versions import KnownPlace, Place, known_places, next_revision
 from schemas.episode import EpisodeRef
 from schemas.errors import LakeError, UnitLost
@@ -81,7 +81,7 @@ class IngestCommitter:
         while self._order and self._order[0] in self._early:
             ready = self._early.pop(self._order.pop(0))
             self._waiting.append(ready)
-            self._waiting_bytes += sum(record.num_bytes for record in ready.files)
+            self._waiting_bytes += sum(record.num_bytes for record in ready.files if record.path.endswith(ROWS_SUFFIX))
             if self._waiting_bytes >= self._limit:
                 self.flush()
 
@@ -113,10 +113,15 @@ class IngestCommitter:
     def _commit(self) -> set[int]:
         """Puts what waits into the lake; which of its rows, by position, were new."""
         tables = []
+        videos: dict[str, Path] = {}
         for result in self._waiting:
             for record in result.files:
-                with pa.memory_map(str(self._staging / record.path)) as file:
-                    tables.append(pa.ipc.open_file(file).read_all())
+                path = self._staging / record.path
+                if path.suffix == ROWS_SUFFIX:
+                    with pa.memory_map(str(path)) as file:
+                        tables.append(pa.ipc.open_file(file).read_all())
+                else:
+                    videos[path.name] = path
         rows = pa.concat_tables(tables)
         ids: list[str] = rows["episode_id"].to_pylist()
         places: list[Row] = [located[0] for located in rows["locations"].to_pylist()]
@@ -146,7 +151,9 @@ class IngestCommitter:
                 seen.add(episode_id)
                 fresh.append(index)
         if fresh:  # else all of it is known content
-            self._lake.insert("episodes", self._revised(rows, places, replaced).take(fresh))
+            told = {name for index in fresh for name in staged_files(rows["views"][index])}
+            self._lake.publish_videos({name: videos[PurePosixPath(name).name] for name in told})
+            self._lake.insert("episodes", picked(self._revised(rows, places, replaced), fresh))
         self.totals.changed += len(replaced.keys() & set(fresh))
         self._lake.add_locations(additions)
         return set(fresh)

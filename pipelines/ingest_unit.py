@@ -1,28 +1,35 @@
 """Reading one unit of an ingest: every episode read, mapped by its card, judged, and staged as a row."""
 
+import contextlib
 import os
-from collections.abc import Mapping
-from pathlib import Path
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 import pyarrow as pa
 
 from pipelines import cards, registry
 from pipelines.channels import to_episode
-from pipelines.rows import Row, episode_row, failed_row, outcome_of, staged_table
+from pipelines.rows import Row, episode_row, failed_row, outcome_of, staged_batch, video_file
 from pipelines.segments import with_segments
 from pipelines.sources import Source
-from pipelines.storage import file_record, fsync_file, fsync_folder, writing
+from pipelines.storage import writing
 from pipelines.video import VideoTools
+from pipelines.video_spool import Spool, SpoolError
 from schemas.dataset_card import DatasetCard
 from schemas.embodiment import Embodiment
-from schemas.episode import EpisodeRef, RawEpisode
+from schemas.episode import EpisodeRef, RawEpisode, VideoFile
 from schemas.errors import WamloomError
 from schemas.recipes import IngestRecipe
-from schemas.work import Outcome, UnitResult, WorkUnit
+from schemas.tables import STAGED_EPISODES
+from schemas.work import FileRecord, Outcome, UnitResult, WorkUnit
 from validation.check import Subject, judge_episode
 from validation.evidence import ViewEvidence
 
+ROWS_SUFFIX = ".arrow"
+"""Of the staged file of a unit's rows."""
 CardChoice = tuple[str, str]
 """A card and its embodiment as JSON: small, plain, the same on any machine."""
 
@@ -45,12 +52,19 @@ class IngestWorker:
             for location, (card, embodiment) in choices.items()
         }
         self._version = version
-        self._video = VideoTools(recipe.limits)
+        self._spool = Spool(self._staging / f"spool-{os.getpid()}-{uuid.uuid4().hex[:8]}", recipe.blob_mb * 1_000_000)
+        self._video = VideoTools(recipe.limits, self._spool)
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
-        """Reads every episode of the unit and stages its rows."""
-        rows = [self._row(ref) for ref in cast(tuple[EpisodeRef, ...], unit.payload)]
-        return stage_rows(self._staging, unit.unit_id, rows)
+        """Reads every episode of the unit and stages its rows, and its large videos as files of their own."""
+        videos: dict[str, FileRecord] = {}
+        rows = (self._row(ref, unit.unit_id, videos) for ref in cast(tuple[EpisodeRef, ...], unit.payload))
+        try:
+            result = stage_rows(self._staging, unit.unit_id, rows)
+        except SpoolError as error:
+            with writing(self._staging):
+                raise error.error from error
+        return replace(result, files=(*result.files, *videos.values()))
 
     @staticmethod
     def lost(unit: WorkUnit, reason: str, message: str) -> UnitResult:
@@ -63,8 +77,16 @@ class IngestWorker:
     def close(self) -> None:
         """Ends the decoding child."""
         self._video.close()
+        self._spool.clear()
 
-    def _row(self, ref: EpisodeRef) -> Row:
+    def _row(self, ref: EpisodeRef, unit_id: str, videos: dict[str, FileRecord]) -> Row:
+        """The row of one episode; the files of its large videos, if it is kept, are added to ``videos``."""
+        try:
+            return self._read(ref, unit_id, videos)
+        finally:
+            self._spool.clear()  # what became of no row
+
+    def _read(self, ref: EpisodeRef, unit_id: str, videos: dict[str, FileRecord]) -> Row:
         try:
             source = cast(Source, registry.load("sources", ref.source).SOURCE)
             raw = source.read(ref, self._video, self._recipe.limits)
@@ -79,19 +101,44 @@ class IngestWorker:
         except WamloomError as error:
             return failed_row(ref, error, self._recipe.fingerprint, self._version)
         findings, measures, rejection = judge_episode(Subject(episode, evidence), self._recipe.gates)
-        return episode_row(episode, findings, measures, rejection, self._recipe.fingerprint, self._version)
+        row = episode_row(episode, findings, measures, rejection, self._recipe.fingerprint, self._version)
+        if rejection is None:
+            for view in (*episode.views.values(), *episode.depth.values()):
+                if isinstance(view.data, VideoFile):
+                    self._stage_video(view.data, f"{unit_id}/{PurePosixPath(video_file(view)).name}", videos)
+        return row
+
+    def _stage_video(self, video: VideoFile, name: str, videos: dict[str, FileRecord]) -> None:
+        path = self._staging / name
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+            Path(video.path).replace(path)
+        videos[name] = FileRecord(name, video.num_bytes, path.stem)
 
 
-def stage_rows(staging: Path, unit_id: str, rows: list[Row]) -> UnitResult:
-    """Writes rows durably where the driver finds them; one record batch each, so that it never holds more than it commits."""
-    path = staging / f"{unit_id}.arrow"
+def stage_rows(staging: Path, unit_id: str, rows: Iterable[Row]) -> UnitResult:
+    """Writes rows where the driver finds them, one record batch each, so that neither holds more than it works on.
+
+    Nothing here is made durable: what a run that dies has staged is never read again.
+    """
+    path = staging / f"{unit_id}{ROWS_SUFFIX}"
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    table = staged_table(rows)
+    outcomes = []
+    with contextlib.ExitStack() as opened:
+        with writing(path):
+            staging.mkdir(parents=True, exist_ok=True)
+            sink = opened.enter_context(pa.OSFile(str(partial), "wb"))
+            writer = opened.enter_context(pa.ipc.new_file(sink, STAGED_EPISODES))
+        for row in rows:
+            batch = staged_batch(row)
+            outcomes.append(outcome_of(row))
+            del row  # the next one is read while nothing of this one is held
+            with writing(path):
+                writer.write_batch(batch)
+            del batch
+        with writing(path):
+            opened.close()
     with writing(path):
-        staging.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table, max_chunksize=1)
-        fsync_file(partial)
         partial.replace(path)
-        fsync_folder(staging)
-    return UnitResult(unit_id, tuple(outcome_of(row) for row in rows), (file_record(path, staging, table.num_rows),))
+        record = FileRecord(path.name, path.stat().st_size, "", len(outcomes))
+    return UnitResult(unit_id, tuple(outcomes), (record,))

@@ -7,19 +7,24 @@ whose answer was lost is "unknown": look up, then prepare afresh. Lance does not
 
 import contextlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import lance
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from lance.blob import BlobType
 
-from pipelines.rows import META_COLUMNS, Row, StoredEpisode, stored_episode
+from pipelines.lake_videos import VideoFolder, publish, sweep
+from pipelines.rows import META_COLUMNS, Row, StoredEpisode, staged_files, stored_episode
 from pipelines.storage import exclusive, files_under, fsync_file, fsync_folder
+from schemas.episode import EncodedView, VideoFile
 from schemas.errors import LakeError, UsageError
 from schemas.fingerprint import bytes_sha256
-from schemas.tables import BLOB_COLUMNS, BLOB_PREFIX, EPISODE_FIELDS, LATENTS, TEXTS
+from schemas.tables import BLOB_COLUMNS, BLOB_PREFIX, DEPTH_PREFIX, EPISODE_FIELDS, LATENTS, TEXTS
 
 _STORAGE_VERSION: Literal["2.2"] = "2.2"  # the first with nested streams and nullable blobs together
 LOCK = "lock"
@@ -50,6 +55,7 @@ class Lake:
         self.root = Path(root).resolve()
         self._pinned = versions or {}
         self._open: dict[str, lance.LanceDataset] = {}
+        self._videos = VideoFolder(self.root)
 
     @classmethod
     def open(cls, root: str | Path, versions: dict[str, int] | None = None) -> "Lake":
@@ -154,7 +160,8 @@ class Lake:
         for attempt in range(1, _COMMIT_TRIES + 1):
             self._open.pop(name, None)
             dataset = self.table(name)
-            missing = rows.filter(pc.invert(pc.is_in(rows[key], self._present(dataset, key, rows[key]))))
+            absent = pc.invert(pc.is_in(rows[key], self._present(dataset, key, rows[key])))
+            missing = picked(rows, np.flatnonzero(absent.to_numpy()).tolist())
             if missing.num_rows == 0:
                 return 0
             before = set(files_under(path))
@@ -168,6 +175,17 @@ class Lake:
             self._open.pop(name, None)
             return int(missing.num_rows)
         return 0
+
+    def publish_videos(self, staged: Mapping[str, Path]) -> None:
+        """Gives large videos their names in the lake, before the rows that tell of them. Call it while ``alone``."""
+        for file, path in sorted(staged.items()):
+            publish(self.root, path, file)
+
+    def sweep_videos(self, names: Collection[str]) -> None:
+        """Removes those of the large videos ``names`` that no row tells of. Call it while ``alone``."""
+        if names:
+            self.refresh()
+            sweep(self.root, names, self.video_files())
 
     def add_locations(self, additions: dict[str, list[Row]]) -> int:
         """Adds places to the rows of known content; returns how many rows changed. Call it while ``alone``."""
@@ -271,15 +289,42 @@ class Lake:
             )
         return stored_episode(found[0])
 
-    def video(self, episode_id: str, slot: str, sha256: str) -> bytes:
-        """The encoded video of a slot, checked against its hash. Raises LakeError where it is missing or damaged."""
+    def video(self, episode_id: str, slot: str, view: EncodedView, *, is_depth: bool = False) -> EncodedView:
+        """``view``, as a row tells of it, with its video: in memory or as a file, checked against its hash.
+
+        Raises LakeError where it is missing or damaged.
+        """
+        if isinstance(view.data, VideoFile):
+            return replace(view, data=self._videos.file(view, f"episode {episode_id[:12]} view {slot}"))
+        return replace(
+            view, data=self._blob(episode_id, (DEPTH_PREFIX if is_depth else BLOB_PREFIX) + slot, view.sha256)
+        )
+
+    def video_files(self) -> set[str]:
+        """The files of large videos that rows name, relative to the lake."""
+        return {
+            name
+            for batch in self.batches("episodes", ["views"])
+            for row in batch.column(0)
+            for name in staged_files(row)
+        }
+
+    def stray_videos(self) -> list[Path]:
+        """Files of large videos that no row names: what a run left behind that died while it committed."""
+        if not self._videos.strays(()):
+            return []
+        with self.alone():  # a run may be between naming its files and committing their rows
+            self.refresh()
+            return self._videos.strays(self.video_files())
+
+    def _blob(self, episode_id: str, column: str, sha256: str) -> bytes:
         table = self.table("episodes")
-        where = f"{self._path('episodes')} episode {episode_id[:12]} view {slot}"
+        where = f"{self._path('episodes')} episode {episode_id[:12]} view {column.partition('_')[2]}"
         found = table.to_table(columns=["episode_id"], filter=f"episode_id = {quoted(episode_id)}", with_row_id=True)
         if found.num_rows != 1:
             raise LakeError("the episode is not in the lake", where, reason="no_episode")
         try:
-            blob: Any = table.take_blobs(BLOB_PREFIX + slot, ids=[found["_rowid"][0].as_py()])[0]
+            blob: Any = table.take_blobs(column, ids=[found["_rowid"][0].as_py()])[0]
             data = None if blob is None else blob.read()
         except _COMMIT_ERRORS as error:
             raise LakeError(f"the video cannot be read: {error}", where, reason="damaged") from error
@@ -346,16 +391,30 @@ def _first_of_each_key(rows: pa.Table, key: str) -> pa.Table:
         if value not in seen:
             seen.add(value)
             keep.append(index)
-    return rows if len(keep) == rows.num_rows else rows.take(keep)
+    return picked(rows, keep)
+
+
+def picked(rows: pa.Table, indices: Sequence[int]) -> pa.Table:
+    """Those rows, in that order, without a copy of what they hold."""
+    if list(indices) == list(range(rows.num_rows)):
+        return rows
+    return pa.concat_tables([rows.slice(index, 1) for index in indices]) if indices else rows.slice(0, 0)
 
 
 def _to_lance(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """``rows`` with plain binary columns turned into Lance blobs where ``schema`` has them."""
+    """``rows`` with plain binary columns turned into Lance blobs where ``schema`` has them; their bytes are not copied."""
     columns = []
     for field in schema:
         column = rows[field.name]
         if field.name in BLOB_COLUMNS:
-            columns.append(lance.blob_array(column.to_pylist()))
+            columns.append(pa.chunked_array([_blobs(chunk) for chunk in column.chunks], field.type))
         else:
             columns.append(column.cast(field.type) if column.type != field.type else column)
     return pa.table(columns, schema=schema)
+
+
+def _blobs(column: pa.Array) -> pa.ExtensionArray:
+    nothing = [pa.nulls(len(column), kind) for kind in (pa.utf8(), pa.uint64(), pa.uint64())]
+    names = ["data", "uri", "position", "size"]
+    storage = pa.StructArray.from_arrays([column, *nothing], names, mask=column.is_null())
+    return pa.ExtensionArray.from_storage(BlobType(), storage)

@@ -4,15 +4,15 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from schemas.dataset_card import DatasetCard
 from schemas.embodiment import Embodiment
-from schemas.episode import Calibration, EncodedView, Episode, EpisodeRef, Instruction, Segment, Stream
+from schemas.episode import Calibration, EncodedView, Episode, EpisodeRef, Instruction, Segment, Stream, VideoFile
 from schemas.errors import LakeError, RejectEpisode, WamloomError
 from schemas.findings import Finding, Measure, Severity
 from schemas.fingerprint import bytes_sha256, fingerprint
@@ -24,6 +24,11 @@ UNHASHED = ("locations", "row_sha256", *BLOB_COLUMNS)
 """Columns outside the row's own hash: a second location must not change it, and blobs carry their own."""
 
 Row = dict[str, Any]
+
+VIDEO_FOLDER = "videos"
+"""Folder of the lake for videos too large for its table."""
+VIDEO_SUFFIXES = {"mov": ".mp4", "matroska": ".mkv"}
+"""By container."""
 
 WARNED = "warned:"
 """Prefix of an outcome's number for each rule with a warning or an error, so that a run can say what it saw."""
@@ -40,9 +45,7 @@ class StoredEpisode:
     control_rate: Fraction
     streams: tuple[Stream, ...]
     views: Mapping[str, EncodedView]
-    """By slot; ``data`` is empty."""
-    blobs_sha256: Mapping[str, str]
-    """By slot; those of depth under ``depth_<slot>``."""
+    """By slot; without their videos, which ``Lake.video`` gives."""
     depth: Mapping[str, EncodedView]
     """By slot, as ``views``."""
     calibrations: tuple[Calibration, ...]
@@ -146,7 +149,7 @@ def episode_row(
         row["views"] += [_view_value(slot, view, True) for slot, view in sorted(episode.depth.items())]
         for prefix, views in ((BLOB_PREFIX, episode.views), (DEPTH_PREFIX, episode.depth)):
             for slot, view in views.items():
-                row[prefix + slot] = _bytes_of(view)
+                row[prefix + slot] = None if isinstance(view.data, VideoFile) else view.data
     return row
 
 
@@ -186,11 +189,16 @@ def _calibration_value(calibration: Calibration, card: DatasetCard) -> Row:
     return {**dataclasses.asdict(calibration), "slot": card.views.get(calibration.camera, "")}
 
 
-def _bytes_of(view: EncodedView) -> bytes:
-    return view.data if isinstance(view.data, bytes) else Path(view.data.path).read_bytes()
+def video_file(view: EncodedView) -> str:
+    """Where the lake keeps a video that is a file, relative to it: named by content; "" for one that is a blob."""
+    if not isinstance(view.data, VideoFile):
+        return ""
+    return f"{VIDEO_FOLDER}/{view.sha256[:2]}/{view.sha256}{VIDEO_SUFFIXES[view.container]}"
 
 
 def _view_value(slot: str, view: EncodedView, is_depth: bool) -> Row:
+    if isinstance(view.data, VideoFile) and not view.sha256:
+        raise ValueError(f"the video of view {slot} was never hashed")
     return {
         "slot": slot,
         "key": view.key,
@@ -202,25 +210,31 @@ def _view_value(slot: str, view: EncodedView, is_depth: bool) -> Row:
         "first_frame": view.first_frame,
         "times_ns": view.times_ns,
         "num_bytes": view.num_bytes,
-        "sha256": bytes_sha256(_bytes_of(view)),
+        "sha256": view.sha256 if isinstance(view.data, VideoFile) else view.sha256 or bytes_sha256(view.data),
         "packets_sha256": view.packets_sha256,
         "how": view.how,
         "is_depth": is_depth,
         "part": view.part,
-        "file": "",
+        "file": video_file(view),
     }
 
 
+def staged_batch(row: Row) -> pa.RecordBatch:
+    """A row as a batch of ``STAGED_EPISODES``, with its hash filled in."""
+    arrays = [pa.array([row[field.name]], field.type) for field in STAGED_EPISODES]
+    batch = pa.RecordBatch.from_arrays(arrays, schema=STAGED_EPISODES)
+    index = STAGED_EPISODES.get_field_index("row_sha256")
+    return batch.set_column(index, STAGED_EPISODES.field(index), pa.array([row_sha256(batch)], pa.string()))
+
+
 def staged_table(rows: Iterable[Row]) -> pa.Table:
-    """Rows as an Arrow table of ``STAGED_EPISODES``, each with its hash filled in."""
-    batches = []
-    for row in rows:
-        arrays = [pa.array([row[field.name]], field.type) for field in STAGED_EPISODES]
-        batch = pa.RecordBatch.from_arrays(arrays, schema=STAGED_EPISODES)
-        digest = row_sha256(batch.slice(0, 1))
-        index = STAGED_EPISODES.get_field_index("row_sha256")
-        batches.append(batch.set_column(index, STAGED_EPISODES.field(index), pa.array([digest], pa.string())))
-    return pa.Table.from_batches(batches, STAGED_EPISODES)
+    """Rows as an Arrow table of ``STAGED_EPISODES``."""
+    return pa.Table.from_batches([staged_batch(row) for row in rows], STAGED_EPISODES)
+
+
+def staged_files(views: Any) -> list[str]:
+    """The files that the views of a row name; ``views`` is an Arrow scalar of that column."""
+    return [] if not views.is_valid else [name for name in pc.struct_field(views.values, "file").to_pylist() if name]
 
 
 def row_sha256(batch: pa.RecordBatch | pa.Table) -> str:
@@ -278,11 +292,8 @@ def stored_episode(row: Row) -> StoredEpisode:
         embodiment=Embodiment.model_validate_json(row["embodiment_json"]),
         control_rate=parse_rate(row["control_rate"]),
         streams=tuple(_stream(value) for value in row["streams"]),
-        views={value["slot"]: _view(value) for value in row["views"] if not value["is_depth"]},
-        depth={value["slot"]: _view(value) for value in row["views"] if value["is_depth"]},
-        blobs_sha256={
-            (DEPTH_PREFIX if value["is_depth"] else "") + value["slot"]: value["sha256"] for value in row["views"]
-        },
+        views={value["slot"]: view_of(value) for value in row["views"] if not value["is_depth"]},
+        depth={value["slot"]: view_of(value) for value in row["views"] if value["is_depth"]},
         calibrations=tuple(_calibration(value) for value in row["calibrations"]),
         segments=tuple(segment_of(value) for value in row["segments"]),
         instructions=tuple(Instruction(**value) for value in row["instructions"]),
@@ -293,18 +304,20 @@ def stored_episode(row: Row) -> StoredEpisode:
     )
 
 
-def _view(value: Row) -> EncodedView:
+def view_of(value: Row) -> EncodedView:
+    """A stored view without its video: a file is named relative to the lake, a blob is empty."""
     return EncodedView(
         key=value["key"],
         codec=value["codec"],
         container=value["container"],
-        data=b"",
+        data=VideoFile(value["file"], value["num_bytes"]) if value["file"] else b"",
         width_px=value["width_px"],
         height_px=value["height_px"],
         times_ns=np.asarray(value["times_ns"], dtype=np.int64),
         packets_sha256=value["packets_sha256"],
         how=value["how"],
         first_frame=value["first_frame"],
+        sha256=value["sha256"],
         part=value["part"] or "whole",
     )
 

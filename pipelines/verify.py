@@ -15,7 +15,7 @@ from pipelines.formats import Format
 from pipelines.lake import Lake
 from pipelines.numbers import numbers_of
 from pipelines.release import LINEAGE, damaged_files, read_manifest
-from pipelines.rows import row_sha256
+from pipelines.rows import row_sha256, view_of
 from pipelines.storage import inside
 from schemas.errors import LakeError, ReleaseError, WamloomError
 from schemas.fingerprint import bytes_sha256
@@ -53,6 +53,9 @@ def verify_lake(lake: Lake) -> Verification:
             result.problems += list(_table_problems(lake, table, result.checked))
         except LakeError as error:
             result.problems.append(Problem(error.where, error.message))
+    result.problems += [
+        Problem(str(path), "no row tells of this file; it may be removed") for path in lake.stray_videos()
+    ]
     return result
 
 
@@ -82,7 +85,9 @@ def _video_problems(lake: Lake, row: pa.RecordBatch, checked: Counter[str]) -> I
     for view in row.column("views")[0].as_py() or []:
         checked["videos"] += 1
         try:
-            lake.video(row.column("episode_id")[0].as_py(), view["slot"], view["sha256"])
+            lake.video(
+                row.column("episode_id")[0].as_py(), view["slot"], view_of(view), is_depth=bool(view["is_depth"])
+            )
         except LakeError as error:
             yield Problem(error.where, error.message)
 

@@ -34,7 +34,8 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A written file: path relative to its root, size, sha256 and rows (0 where rows make no sense)."""
+    """A written file: path relative to its root, size, sha256 ("" of staged rows, which carry their own) and rows (0 where
+    rows make no sense)."""
 
     path: str
     num_bytes: int

@@ -23,6 +23,7 @@ def made_row(episode_id: str, *, video: bytes | None = b"video", key: str = "e0"
                 "slot": "primary", "key": "cam", "codec": "h264", "container": "mov", "width_px": 4, "height_px": 4,
                 "num_frames": 1, "first_frame": 0, "times_ns": [0], "num_bytes": len(video or b""),
                 "sha256": __import__("hashlib").sha256(video or b"").hexdigest(), "packets_sha256": "p", "how": "copied",
+                "is_depth": False, "file": "",
             }
         ],
         "video_primary": video,

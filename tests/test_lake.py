@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.lake import Lake, is_lake
-from pipelines.rows import row_sha256
+from pipelines.rows import row_sha256, view_of
 from pipelines.verify import verify_lake
 from schemas.errors import LakeError, UsageError
 from schemas.tables import LATENTS, TEXTS
@@ -21,10 +21,10 @@ def test_a_row_comes_back_as_it_went_in(tmp_path: Path) -> None:
     assert rows["a"]["streams"] == made_row("a")["streams"]
     assert rows["a"]["num_steps"] == 2
     for key in ("a", "c"):
-        sha256 = rows[key]["views"][0]["sha256"]
-        assert lake.video(key, "primary", sha256) == (b"video" if key == "a" else big)
+        view = view_of(rows[key]["views"][0])
+        assert lake.video(key, "primary", view).data == (b"video" if key == "a" else big)
     with pytest.raises(LakeError, match="no such view"):
-        lake.video("b", "primary", "x")
+        lake.video("b", "primary", view_of(rows["b"]["views"][0]))
     assert (
         verify_lake(lake).problems[0].message == "the episode has no such view"
     )  # b promises a video it does not have

@@ -44,7 +44,7 @@ class ViewEvidence:
     @property
     def blank(self) -> np.ndarray:
         """bool [F]: one flat tone that is not black."""
-        return ~self.black & (self.brightest - self.darkest <= FLAT_LEVELS)  # brightest >= darkest: no wrap in uint8
+        return np.asarray(~self.black & (self.brightest - self.darkest <= FLAT_LEVELS))  # no wrap: brightest >= darkest
 
     @property
     def same(self) -> np.ndarray:
