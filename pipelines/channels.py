@@ -12,7 +12,7 @@ import numpy as np
 
 from schemas.dataset_card import ChannelMap, DatasetCard
 from schemas.embodiment import Channel, Embodiment
-from schemas.episode import EncodedView, Episode, Instruction, RawEpisode, Stream
+from schemas.episode import ANNOTATIONS, EncodedView, Episode, Instruction, RawEpisode, Stream
 from schemas.errors import CardError, CorruptEpisode
 from schemas.findings import Finding, Severity
 from schemas.time import TimeGrid
@@ -280,7 +280,7 @@ def _instructions(
     kept: list[Instruction] = []
     for instruction in instructions:
         text = instruction.text.strip().casefold()
-        if wanted and instruction.field not in wanted:
+        if wanted and instruction.field not in wanted and not instruction.field.startswith(ANNOTATIONS):
             message = f"the card {card.name} does not list the language field {instruction.field}"
             finding = Finding("language_not_in_card", Severity.INFO, instruction.field, message)
         elif not text:
@@ -294,7 +294,8 @@ def _instructions(
         if finding not in findings:
             findings.append(finding)
     if wanted:
-        kept.sort(key=lambda instruction: wanted.index(instruction.field))
+        places = {field: place for place, field in enumerate(wanted)}
+        kept.sort(key=lambda instruction: places.get(instruction.field, len(wanted)))  # annotations come last
     return tuple(kept)
 
 

@@ -15,6 +15,8 @@ from schemas.fingerprint import array_sha256, fingerprint
 
 Clock = Literal["source", "declared"]
 Scalar = str | int | float | bool
+ANNOTATIONS = "annotations/"
+"""What the fields of instructions begin with that come from files published beside a data set; a name of a file follows."""
 
 
 @dataclass(frozen=True, slots=True)
