@@ -94,8 +94,12 @@ def recognize(source: str, dataset: str, robot_type: str, fields: Iterable[str],
     """
     found_fields = sorted(set(fields))
     matches: list[tuple[int, str, DatasetCard]] = []
+    known: list[str] = []
     for name in dataset_card_names():
         card = load_dataset_card(name)
+        if card.source != source:
+            continue
+        known.append(name)
         rule = card.recognize
         conditions = [
             (rule.datasets, any(fnmatchcase(dataset.casefold(), one.casefold()) for one in rule.datasets)),
@@ -103,11 +107,12 @@ def recognize(source: str, dataset: str, robot_type: str, fields: Iterable[str],
             (rule.fields, set(rule.fields) <= set(found_fields)),
         ]
         given = [holds for wanted, holds in conditions if wanted]
-        if card.source == source and given and all(given):
+        if given and all(given):
             matches.append((len(given) * 1000 + len(rule.fields), name, card))
     if not matches:
         seen = f"data set {dataset!r}, robot type {robot_type!r}, fields {', '.join(found_fields) or 'none'}"
-        hint = f"name one with --card (shipped: {', '.join(dataset_card_names())}), or write your own TOML file"
+        shipped = ", ".join(sorted(known)) or "none"
+        hint = f"name one with --card (shipped for {source}: {shipped}), or write your own TOML file"
         raise CardError(f"no card recognizes this {source} data set: {seen}", where, hint, "no_card")
     most = max(match[0] for match in matches)
     best = [card for score, _, card in matches if score == most]

@@ -370,4 +370,5 @@ def test_droid_thumbs(video: VideoTools) -> None:
         assert int(episode.proprio.times_ns[-1]) == (episode.num_steps - 1) * NANOSECONDS // 15
         assert episode.views["wrist_left"].num_frames == episode.num_steps
     assert len({dict(episode.raw.attributes)["operatorName"] for episode in episodes}) == 13
+    assert sum(not episode.instructions for episode in episodes) == 54
     assert not any(episode.success for episode in episodes if "FAILURE" in dict(episode.raw.attributes)["taskState"])
