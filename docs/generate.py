@@ -13,6 +13,7 @@ from jobs.cli import exit_code_of, main  # noqa: E402
 from pipelines import registry  # noqa: E402
 from schemas import errors  # noqa: E402
 from schemas.findings import Rule  # noqa: E402
+from validation import reading  # noqa: E402
 
 VERBS = (
     *("sample", "ingest", "encode", "build", "verify", "report", "status", "show"),
@@ -38,11 +39,12 @@ def recipe(verb: str) -> str:
 
 
 def rules() -> str:
-    """A table of every rule of every check."""
+    """A table of every rule of every check, and of those of reading."""
     rows = []
     for name in registry.names("checks"):
         found = {rule.name: rule for rule in vars(registry.load("checks", name)).values() if isinstance(rule, Rule)}
         rows += [f"| `{rule.name}` | {name} | {rule.severity} | {rule.meaning} |" for rule in found.values()]
+    rows += [f"| `{rule.name}` | reading | {rule.severity} | {rule.meaning} |" for rule in reading.RULES]
     return "\n".join(["| rule | check | severity | meaning |", "| --- | --- | --- | --- |", *rows, ""])
 
 

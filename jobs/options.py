@@ -18,6 +18,7 @@ from schemas.recipes import (
     parse_toml,
     validate_model,
 )
+from validation.check import check_gates
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,11 @@ def read_recipe[R: Recipe](
             raise UsageError(f"--set {setting!r} is not KEY=VALUE", hint="such as --set gates.reject_at=warning")
         _place(overrides, key.split("."), _value(text))
     overrides.update({key: value for key, value in (flags or {}).items() if value is not None})
-    return load_recipe(kind, "" if path is None else _text(path), path or "the command line", overrides)
+    where = path or "the command line"
+    recipe = load_recipe(kind, "" if path is None else _text(path), where, overrides)
+    if isinstance(recipe, IngestRecipe):
+        check_gates(recipe.gates, where)
+    return recipe
 
 
 def read_views(path: str | None) -> dict[str, Any] | None:

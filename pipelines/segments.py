@@ -47,6 +47,9 @@ COMMAND_RANGE = 2.0
 BY_RULE = "by rule"
 """Label of idle and keep spans that were found here and not told by a source."""
 
+KEEPS_NOTHING = "keeps_nothing"
+"""The finding of published keep-ranges that keep no step: none are found here in their stead."""
+
 _SLOW: dict[str, float] = {"m": 0.005, "rad": 0.005, "deg": math.degrees(0.005)}
 """Per second, as in Cosmos 3."""
 _SLOW_TURN: dict[str, float] = {"rad": math.radians(1.5), "deg": 1.5}
@@ -62,6 +65,8 @@ def with_segments(episode: Episode, rules: SegmentRules) -> Episode:
     """
     found = [*episode.segments]
     told = {segment.kind for segment in found}
+    if any(finding.rule == KEEPS_NOTHING for finding in episode.findings):
+        told.add("keep")
     if len(episode.action.times_ns) and _runs_forwards(episode.action.times_ns):
         with np.errstate(all="ignore"):  # infinities are for the checks to judge
             idle, keep = _idle_and_keep(episode, rules)

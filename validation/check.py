@@ -4,6 +4,7 @@ A check is a module in ``validation/checks/`` with ``RULES`` and ``check_episode
 changes what it is given, never opens a file, and never raises on a valid episode, however bad its numbers are.
 """
 
+import difflib
 import functools
 import importlib
 import pkgutil
@@ -15,9 +16,10 @@ import numpy as np
 
 import validation.checks
 from schemas.episode import Episode
-from schemas.errors import RejectEpisode
+from schemas.errors import RecipeError, RejectEpisode
 from schemas.findings import Finding, Measure, Rule, Severity
 from schemas.recipes import Gates
+from validation import reading
 from validation.evidence import ViewEvidence
 from validation.measures import measure_episode
 
@@ -58,6 +60,21 @@ def members() -> tuple[ModuleType, ...]:
 def rules() -> Mapping[str, Rule]:
     """Every rule of every check, by name."""
     return {rule.name: rule for member in members() for rule in member.RULES}
+
+
+def known_rules() -> Mapping[str, Rule]:
+    """Every rule a finding may carry, by name: those of the checks, and those of reading."""
+    return {rule.name: rule for rule in reading.RULES} | dict(rules())
+
+
+def check_gates(gates: Gates, where: str) -> None:
+    """Raises RecipeError where the gates name a rule that nothing ever raises, with the nearest that something does."""
+    known = known_rules()
+    for name in gates.rules:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else "docs/troubleshooting.md lists the rules"
+            raise RecipeError(f"gates.rules names {name!r}, which is no rule", where, hint)
 
 
 def gate(findings: Iterable[Finding], gates: Gates) -> tuple[Finding, ...]:
