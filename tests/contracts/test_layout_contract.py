@@ -104,6 +104,8 @@ def read_numbers(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     if annotations:
         facts = [json.loads(path.read_text()) for path in annotations]
         return [(np.array(one["action"], np.float32), np.array(one["state"], np.float32)) for one in facts]
+    if files := sorted(folder.glob("*.hdf5")):
+        return hdf5_numbers(files)
     parquets = sorted((folder / "data").rglob("*.parquet"))
     if parquets:
         return lerobot_numbers(parquets)
@@ -121,6 +123,20 @@ def lerobot_numbers(parquets: list[Path]) -> list[tuple[np.ndarray, np.ndarray]]
         for name in ("action", "observation.state")
     )
     return [(action[episodes == index], proprio[episodes == index]) for index in np.unique(episodes)]
+
+
+def hdf5_numbers(files: list[Path]) -> list[tuple[np.ndarray, np.ndarray]]:
+    import h5py
+
+    found = []
+    for path in files:
+        with h5py.File(path) as file:
+            if "data" not in file:
+                found.append((file["action"][()], file["observations/qpos"][()]))
+                continue
+            demos = [file["data"][f"demo_{index}"] for index in range(len(file["data"]))]
+            found += [(demo["actions"][()], demo["obs/state"][()]) for demo in demos]
+    return found
 
 
 def rlds_numbers(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:

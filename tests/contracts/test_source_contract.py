@@ -15,6 +15,7 @@ from schemas.episode import RawEpisode
 from schemas.recipes import Limits
 from tests.clips import encode, pictures
 from tests.recorded import example, rlds_episode, write_lerobot, write_rlds
+from tests.recorded_hdf5 import write_robomimic
 
 
 def _rlds(root: Path) -> Path:
@@ -37,7 +38,11 @@ def _clips(root: Path) -> Path:
     return root / "toy"
 
 
-GOLDEN: dict[str, Callable[[Path], Path]] = {"clips": _clips, "lerobot": _lerobot, "rlds": _rlds}
+def _hdf5(root: Path) -> Path:
+    return write_robomimic(root / "toy" / "demo.hdf5", (4, 7))
+
+
+GOLDEN: dict[str, Callable[[Path], Path]] = {"hdf5": _hdf5, "clips": _clips, "lerobot": _lerobot, "rlds": _rlds}
 """Writes a set of two episodes of 4 and 7 steps with one camera, and returns its folder."""
 
 

@@ -1,0 +1,288 @@
+"""What the layouts of HDF5 recordings have alike: arrays become streams, pictures and texts of one episode.
+
+An array is taken by its type and shape alone: uint8 [T, H, W, 3] or [T, H, W] are pictures, uint16 [T, H, W] is depth, rows
+of bytes that begin as JPEG or PNG do are encoded pictures (padding of zeros taken off), other numbers are streams.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from pipelines import hdf5_files
+from pipelines.recordings import file_view, packed_view, pixels_view, spanned_instructions
+from pipelines.video import VideoTools
+from schemas.episode import Clock, EncodedView, Instruction, Scalar, Stream
+from schemas.errors import CorruptEpisode
+from schemas.findings import Finding, Severity
+from schemas.fingerprint import array_sha256, fingerprint
+from schemas.recipes import Limits
+from schemas.time import NANOSECONDS, TimeGrid
+
+Kind = Literal["numbers", "pixels", "encoded", "text", "other"]
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+_LEAST_SIDE_PX = 16
+"""Smaller arrays of bytes are numbers."""
+_LANGUAGE = ("language", "instruction", "task", "prompt")
+_MAX_SPAN_S = 1e8
+"""Three years: recorded times further apart are damage, and would leave int64 nanoseconds."""
+_MAX_TEXT = 4096
+"""A longer text about an episode (a simulator's scene, a task definition) is left out, with a finding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One episode of a file, as its layout lists it."""
+
+    group: str
+    """Path of its group in the file; "" is the whole file."""
+    split: str = ""
+    problem: str = ""
+    """Reason it cannot be read, such as a name in an index that has no group."""
+    message: str = ""
+
+
+@dataclass(slots=True)
+class Content:
+    """What was found in one episode so far."""
+
+    where: str
+    num_steps: int
+    numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    views: list[EncodedView] = field(default_factory=list)
+    instructions: list[Instruction] = field(default_factory=list)
+    step_texts: dict[str, list[str]] = field(default_factory=dict)
+    """Language with a text for each step."""
+    attributes: dict[str, Scalar] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    seconds: np.ndarray | None = None
+    """Recorded times of the steps, where the file has them."""
+    declared_rate: Fraction | None = None
+    robot_type: str = ""
+    image_bytes: dict[str, list[int]] = field(default_factory=dict)
+    """Sizes of encoded pictures by camera."""
+    hashes: list[Any] = field(default_factory=list)
+
+    def note(self, rule: str, name: str, message: str, severity: Severity = Severity.WARNING) -> None:
+        """Adds a finding."""
+        self.findings.append(Finding(rule, severity, name, message[:500]))
+
+    def attribute(self, name: str, value: Scalar) -> None:
+        """Adds a fact of the episode; a text too long to be one gives a finding."""
+        if isinstance(value, str) and len(value) > _MAX_TEXT:
+            message = f"{name} is a text of {len(value)} characters, which is kept in the source only"
+            self.note("attribute_left_out", name, message, Severity.INFO)
+        else:
+            self.attributes[name] = value
+
+    @property
+    def source_sha256(self) -> str:
+        """Hash of all that was read."""
+        texts = [instruction.text for instruction in self.instructions]
+        return fingerprint("hdf5-1", sorted(self.hashes, key=repr), sorted(self.attributes.items()), texts)
+
+    def times(self, count: int, name: str) -> tuple[np.ndarray, Clock]:
+        """int64 [count] and their clock: recorded times of the first steps, else a grid of the declared rate, else indices.
+
+        Raises CorruptEpisode: ``bad_times``, and ``length_mismatch`` where there are fewer recorded times than rows.
+        """
+        if self.seconds is None:
+            if self.declared_rate is None:
+                return np.arange(count, dtype=np.int64), "declared"
+            return TimeGrid(0, self.declared_rate, count).times_ns(), "declared"
+        seconds = self.seconds.reshape(-1).astype(np.float64)
+        if not np.isfinite(seconds).all() or float(np.ptp(seconds)) > _MAX_SPAN_S:
+            message = f"its recorded times are not usable (from {seconds.min()} to {seconds.max()} s)"
+            raise CorruptEpisode(message, self.where, "times are finite seconds, one for each step", "bad_times")
+        if count > len(seconds):
+            message = f"{name} has {count} rows, and there are {len(seconds)} recorded times"
+            raise CorruptEpisode(message, self.where, "leave the episode out of the data set", "length_mismatch")
+        return np.rint((seconds[:count] - seconds[0]) * NANOSECONDS).astype(np.int64), "source"
+
+    def streams(self) -> tuple[Stream, ...]:
+        """The numbers, by name."""
+        return tuple(
+            Stream(name, values, *self.times(len(values), name)) for name, values in sorted(self.numbers.items())
+        )
+
+    def timed_views(self) -> tuple[EncodedView, ...]:
+        """The views, by key. Videos of another length than the steps keep their own times beside recorded ones."""
+        found = []
+        for view in sorted(self.views, key=lambda view: view.key):
+            own = self.seconds is not None and view.how == "copied" and view.num_frames != self.num_steps
+            times_ns = view.times_ns if own else self.times(view.num_frames, view.key)[0]
+            found.append(dataclasses.replace(view, times_ns=times_ns))
+        return tuple(found)
+
+    def told(self) -> tuple[Instruction, ...]:
+        """The instructions, with spans where there is one for each step."""
+        times_ns, _ = self.times(self.num_steps, "language")
+        spans = [spanned_instructions(texts, name, times_ns) for name, texts in sorted(self.step_texts.items())]
+        return (*self.instructions, *(instruction for one in spans for instruction in one))
+
+
+def collect(
+    content: Content,
+    arrays: Sequence[tuple[str, h5py.Dataset]],
+    is_of_steps: Callable[[str], bool],
+    video: VideoTools,
+    limits: Limits,
+) -> None:
+    """Reads the arrays into ``content``.
+
+    One that ``is_of_steps`` and has another number of rows raises CorruptEpisode (``length_mismatch``), pictures excepted,
+    whose frames are counted later; any other that is not one row per step gives a finding.
+    """
+    for name, array in arrays:
+        kind = _kind(array, limits, content.where)
+        if kind == "text":
+            _text(content, name, array, limits)
+        elif kind in ("pixels", "encoded"):
+            content.views.append(_view(content, name, array, kind, video, limits))
+        elif kind == "other":
+            content.note(
+                "array_left_out", name, f"{name} is {_shape(array)}, which has no place in an episode; not read"
+            )
+        elif len(array.shape) and array.shape[0] == content.num_steps:
+            values = hdf5_files.numbers(array, limits, content.where)
+            content.numbers[name] = values
+            content.hashes.append((name, values.dtype.str, values.shape, array_sha256(values)))
+        elif is_of_steps(name):
+            message = f"{name} is {_shape(array)}, the episode has {content.num_steps} steps"
+            hint = "its recorder lost rows; leave the episode out, or fetch the file again"
+            raise CorruptEpisode(message, content.where, hint, "length_mismatch")
+        else:
+            message = f"{name} is {_shape(array)}, not one row for each of {content.num_steps} steps; not read"
+            content.note("array_left_out", name, message)
+
+
+def count_steps(arrays: Sequence[tuple[str, h5py.Dataset]], wanted: Sequence[str], where: str) -> int:
+    """Rows of the first of the ``wanted`` arrays that is there. Raises CorruptEpisode (``missing_key``, ``empty``)."""
+    by_name = dict(arrays)
+    name = next((one for one in wanted if one in by_name), None)
+    if name is None:
+        found = ", ".join(name for name, _ in arrays[:12]) or "nothing"
+        message = f"{wanted[0]} is not there; found: {found}"
+        raise CorruptEpisode(message, where, "the recording is not whole; leave it out", "missing_key")
+    shape = by_name[name].shape
+    if not shape or shape[0] == 0:
+        raise CorruptEpisode("the episode has no steps", where, "leave it out of the data set", "empty")
+    return int(shape[0])
+
+
+def add_side_videos(content: Content, files: Mapping[str, Path], video: VideoTools, limits: Limits) -> None:
+    """Video files that lie beside the recording, by the key of the camera.
+
+    Where the recording holds pictures of its own they are previews of these: not read, with a finding.
+    """
+    for key, path in sorted(files.items()):
+        if content.image_bytes or content.views:
+            message = f"{path.name} lies beside pictures in the file itself; not read"
+            content.note("side_video_left_out", key, message, Severity.INFO)
+            continue
+        view, digest = file_view(key, path, video, limits, f"{path.name} ({content.where})")
+        content.hashes.append((key, digest))
+        content.views.append(view)
+
+
+def json_object(text: Scalar | None) -> dict[str, Any]:
+    """The JSON object in ``text``; {} where it is none."""
+    if not isinstance(text, str):
+        return {}
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def is_language(name: str) -> bool:
+    """Whether a text of that name tells what is to be done."""
+    last = name.rpartition("/")[2].casefold()
+    return any(word in last for word in _LANGUAGE)
+
+
+def _kind(array: h5py.Dataset, limits: Limits, where: str) -> Kind:
+    with hdf5_files.reading(where):
+        shape, dtype = array.shape, array.dtype
+        is_text = h5py.check_string_dtype(dtype) is not None
+        inner = h5py.check_vlen_dtype(dtype)
+    if shape is None:
+        return "other"
+    if dtype == np.uint8 and len(shape) == 4 and shape[3] in (1, 3) and min(shape[1:3]) >= _LEAST_SIDE_PX:
+        return "pixels"
+    if dtype == np.uint16 and len(shape) == 4 and shape[3] == 1 and min(shape[1:3]) >= _LEAST_SIDE_PX:
+        return "pixels"
+    if dtype in (np.uint8, np.uint16) and len(shape) == 3 and min(shape[1:]) >= _LEAST_SIDE_PX:
+        return "pixels"
+    rows_of_bytes = (dtype == np.uint8 and len(shape) == 2) or (len(shape) == 1 and (is_text or inner == np.uint8))
+    if rows_of_bytes and shape[0] and _row_bytes(next(hdf5_files.rows(array, limits, where))).startswith(_MAGIC):
+        return "encoded"
+    if is_text:
+        return "text"
+    return "numbers" if dtype.kind in "biuf" and dtype.itemsize <= 8 else "other"
+
+
+def _row_bytes(row: Any) -> bytes:
+    """A row of an array of bytes without the zeros it is padded with; JPEG and PNG files end with another byte."""
+    return (
+        row.tobytes() if isinstance(row, np.ndarray) else row.encode() if isinstance(row, str) else bytes(row)
+    ).rstrip(b"\0")
+
+
+def _view(
+    content: Content, name: str, array: h5py.Dataset, kind: Kind, video: VideoTools, limits: Limits
+) -> EncodedView:
+    where = content.where
+    num_frames = array.shape[0]
+    num_pixels = array.shape[1] * array.shape[2] if kind == "pixels" else 0
+    if num_frames > limits.max_frames or num_pixels > limits.max_pixels:
+        message = f"{name} is {_shape(array)}; allowed are {limits.max_frames} pictures of {limits.max_pixels} pixels"
+        raise CorruptEpisode(message, where, "raise limits.max_frames or limits.max_pixels", "too_large")
+    if num_frames == 0:
+        raise CorruptEpisode(f"{name} has no pictures", where, "leave the episode out of the data set", "empty")
+    times_ns: np.ndarray = np.arange(num_frames, dtype=np.int64)
+    digest = hashlib.sha256()
+
+    def hashed() -> Iterator[np.ndarray]:
+        for frame in hdf5_files.rows(array, limits, where):
+            native = frame[..., 0] if frame.ndim == 3 and frame.shape[2] == 1 else frame
+            digest.update(np.ascontiguousarray(native).tobytes())
+            yield native.astype(native.dtype.newbyteorder("="), copy=False)
+
+    if kind == "pixels":
+        view = pixels_view(name, hashed(), times_ns, video, where)
+    else:
+        images = [_row_bytes(row) for row in hdf5_files.rows(array, limits, where)]
+        content.image_bytes[name] = [len(image) for image in images]
+        for image in images:
+            digest.update(image)
+        view = packed_view(name, images, times_ns, video, where)
+    content.hashes.append((name, num_frames, digest.hexdigest()))
+    return view
+
+
+def _text(content: Content, name: str, array: h5py.Dataset, limits: Limits) -> None:
+    found = hdf5_files.texts(array, limits, content.where)
+    content.hashes.append((name, found))
+    if is_language(name) and len(found) == content.num_steps > 1:
+        content.step_texts[name] = found
+    elif is_language(name) and found:
+        content.instructions += [Instruction(text, name) for text in found]
+    elif len(found) == 1:
+        content.attribute(name, found[0])
+    else:
+        content.note(
+            "array_left_out", name, f"{name} holds {len(found)} texts, which have no place in an episode; not read"
+        )
+
+
+def _shape(array: h5py.Dataset) -> str:
+    return f"{array.dtype} {list(array.shape) if array.shape is not None else 'without values'}"

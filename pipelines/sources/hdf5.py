@@ -1,0 +1,183 @@
+"""HDF5 recordings: robomimic and LIBERO files, ALOHA and RoboMIND episodes, RoboHive traces; videos beside them.
+
+Every ``.hdf5`` and ``.h5`` file below a folder belongs to its set, whatever is in it: which layout a file has is told by its
+top-level names. A file that is damaged, and one of no layout known here, is a reference whose reading fails and says why;
+where no file of a set has a known layout, listing fails and says what was found. ``trajectory.h5`` is DROID's, not read here.
+
+Files are read by ranges and only for the arrays of the episode asked for (``hdf5_files``). Times are recorded ones where the
+layout has them, else plain indices; ``declared_rate`` is what a file says of its environment.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+import h5py
+
+from pipelines import hdf5_aloha, hdf5_files, hdf5_robohive, hdf5_robomimic
+from pipelines.hdf5_episode import Content, Listed, add_side_videos
+from pipelines.places import place
+from pipelines.recordings import files_state, path_inside, set_folders
+from pipelines.video import VideoTools
+from schemas.episode import EpisodeRef, RawEpisode
+from schemas.errors import CorruptEpisode, SourceError
+from schemas.recipes import Limits
+
+_LAYOUTS: dict[str, ModuleType] = {"robohive": hdf5_robohive, "robomimic": hdf5_robomimic, "aloha": hdf5_aloha}
+_OTHERS = ("trajectory.h5",)
+_DIGITS = 6
+_SHOWN = 12
+
+
+def _is_recording(path: Path) -> bool:
+    return path.suffix in hdf5_files.SUFFIXES and path.name not in _OTHERS and not path.name.startswith(".")
+
+
+def _is_set(folder: Path) -> bool:
+    """A folder with such files, or the task folder of RoboMIND, whose files lie deep below."""
+    return (folder / "success_episodes").is_dir() or any(_is_recording(child) for child in folder.iterdir())
+
+
+class Hdf5Source:
+    """The ``hdf5`` source."""
+
+    name = "hdf5"
+
+    def datasets(self, location: str) -> list[str]:
+        """Folders with ``.hdf5`` or ``.h5`` files; or the one file named."""
+        path = cast(Path, place(location))
+        return [location] if _is_recording(path) and path.is_file() else set_folders(location, _is_set)
+
+    def refs(self, location: str) -> Sequence[EpisodeRef]:
+        """Every episode of every file. Raises SourceError (``unknown_layout``) where no file has a layout known here."""
+        root = cast(Path, place(location))
+        folder, files = (root.parent, [root]) if root.is_file() else (root, sorted(_files(root)))
+        refs: list[EpisodeRef] = []
+        strange: list[str] = []
+        for path in files:
+            found, unknown = self._listed(location, folder, path)
+            refs += found
+            strange += [unknown] if unknown else []
+        if strange and len(strange) == len(files):
+            hint = f"known are files with {'; '.join(layout.MARKS for layout in _LAYOUTS.values())}"
+            raise SourceError(strange[0], location, hint, "unknown_layout")
+        return sorted(refs, key=lambda ref: ref.key)
+
+    def read(self, ref: EpisodeRef, video: VideoTools, limits: Limits) -> RawEpisode:
+        """The episode of one group or file. Raises MissingFile, CorruptEpisode or DecodeError."""
+        details = dict(ref.details)
+        where = f"{details['file']} ({ref.where})"
+        if "problem" in details:
+            hint = "only known layouts are read" if details["problem"] == "unknown_layout" else "fetch the file again"
+            raise CorruptEpisode(details["message"], where, hint, details["problem"])
+        root = cast(Path, place(ref.location))
+        folder = root.parent if root.is_file() else root
+        side: dict[str, str] = json.loads(details["videos"])
+        if files_state(folder, [details["file"], *side.values()]) != ref.state:
+            message = "its file changed after it was listed"
+            raise CorruptEpisode(message, where, "run the same command again", "changed_while_reading")
+        with hdf5_files.opened(path_inside(folder, details["file"], where), where) as top:
+            content: Content = _LAYOUTS[details["layout"]].read(top, details["group"], video, limits, where)
+        videos = {key: path_inside(folder, name, where) for key, name in side.items()}
+        add_side_videos(content, videos, video, limits)
+        places = {name: details[name] for name in ("file", "group") if details[name]}
+        return RawEpisode(
+            ref=ref,
+            streams=content.streams(),
+            views=content.timed_views(),
+            instructions=content.told(),
+            declared_rate=content.declared_rate,
+            source_sha256=content.source_sha256,
+            robot_type=content.robot_type,
+            attributes=tuple(sorted({**content.attributes, **places}.items())),
+            findings=tuple(content.findings),
+        )
+
+    def _listed(self, location: str, folder: Path, path: Path) -> tuple[list[EpisodeRef], str]:
+        """The references of a file, and what is strange about it where its layout is not known."""
+        relative = path.relative_to(folder).as_posix()
+        where = f"{relative} ({location})"
+        layout, unknown = "", ""
+        try:
+            with hdf5_files.opened(path, where) as root:
+                members = hdf5_files.names(root, where)
+                layout = next((name for name, one in _LAYOUTS.items() if one.knows(root, members, where)), "")
+                if layout:
+                    episodes: list[Listed] = _LAYOUTS[layout].listed(root, where)
+                else:
+                    unknown = f"{relative} is of no layout known here: it holds {_described(root, members, where)}"
+                    episodes = [Listed("", problem="unknown_layout", message=unknown)]
+        except SourceError as error:
+            episodes = [Listed("", problem=error.reason, message=error.message)]
+        if layout and not episodes:
+            episodes = [Listed("", problem="empty", message=f"{relative} holds no episode")]
+        beside = _side_videos(path)
+        size = path.stat().st_size
+        refs = []
+        for episode in episodes:
+            videos = {key: video.relative_to(folder).as_posix() for key, video in _of(episode.group, beside).items()}
+            details = {"file": relative, "layout": layout, "group": episode.group, "videos": json.dumps(videos)}
+            if episode.problem:
+                details |= {"problem": episode.problem, "message": episode.message}
+            refs.append(
+                EpisodeRef(
+                    source=self.name,
+                    location=location,
+                    dataset=path.stem if str(path) == location else folder.name,
+                    version="",
+                    split=episode.split,
+                    key=_key(relative, episode.group),
+                    state=files_state(folder, [relative, *videos.values()]),
+                    num_bytes=max(1, size // len(episodes)),
+                    details=tuple(sorted(details.items())),
+                )
+            )
+        return refs, unknown
+
+
+def _files(root: Path) -> list[Path]:
+    hidden = [path for path in root.rglob("*") if _is_recording(path) and path.is_file()]
+    return [path for path in hidden if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
+def _key(relative: str, group: str) -> str:
+    """``file/group`` with numbers padded, so that 2 comes before 10."""
+    name = f"{relative.rpartition('.')[0]}/{group}" if group else relative.rpartition(".")[0]
+    return re.sub(r"\d+", lambda match: match[0].zfill(_DIGITS), name)
+
+
+def _described(root: h5py.Group, members: Sequence[str], where: str) -> str:
+    """The top-level members with their shapes."""
+    told = []
+    for name in members[:_SHOWN]:
+        node = hdf5_files.member(root, name, where)
+        told.append(f"{name} {list(node.shape or ())}" if isinstance(node, h5py.Dataset) else f"{name}/")
+    return ", ".join(told) + (", ..." if len(members) > _SHOWN else "") if told else "nothing"
+
+
+def _side_videos(path: Path) -> dict[str, Path]:
+    """Videos in the same folder whose name goes on where that of the file ends, by the rest of their name."""
+    found = {}
+    for other in path.parent.iterdir():
+        rest = other.stem.removeprefix(path.stem)
+        if other.suffix == ".mp4" and other.stem.startswith(path.stem) and (not rest or not rest[0].isalnum()):
+            found[rest.strip("_-.") or "video"] = other
+    return found
+
+
+def _of(group: str, videos: dict[str, Path]) -> dict[str, Path]:
+    """Those of one group: all where the file is one episode, else those whose name ends with its number."""
+    number = re.search(r"\d+$", group)
+    if not group:
+        return videos
+    return {
+        key[: match.start()].strip("_-.") or "video": path
+        for key, path in videos.items()
+        if number and (match := re.search(r"\d+$", key)) and int(match[0]) == int(number[0])
+    }
+
+
+SOURCE = Hdf5Source()
