@@ -10,15 +10,20 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from jobs.cli import exit_code_of, main  # noqa: E402
-from pipelines import registry  # noqa: E402
+from pipelines import cards, registry  # noqa: E402
 from schemas import errors  # noqa: E402
 from schemas.findings import Rule  # noqa: E402
+from schemas.time import rate_text  # noqa: E402
 from validation import reading  # noqa: E402
 
 VERBS = (
     *("sample", "ingest", "encode", "build", "verify", "report", "status", "show"),
     *("cards list", "cards show", "cards check", "cards new"),
 )
+
+
+USUALLY_UNKNOWN = ("licence", "order of observation and action")
+"""Not known of nearly every set, and so left out of the table of cards."""
 
 
 def cli_help() -> str:
@@ -66,3 +71,30 @@ def members(family: str) -> str:
         first = " ".join((module.__doc__ or "").split("\n\n")[0].split())
         rows.append(f"| `{name}` | {first} |")
     return "\n".join(["| name | what it is |", "| --- | --- |", *rows, ""])
+
+
+def shipped_cards() -> str:
+    """A table of all shipped data set cards, but those of the simulated robots."""
+    rows = []
+    for name in cards.dataset_card_names():
+        card, robot = cards.load_pair(name)
+        rate = card.control_rate or robot.control_rate
+        names = ", ".join(f"`{other}`" for other in card.recognize.datasets if other != name)
+        also = f" (also {names})" if names else ""
+        unknown = [fact for fact in cards.unknowns(card, robot) if fact not in USUALLY_UNKNOWN]
+        vectors = f"{len(robot.proprio)} / {len(robot.action)}"
+        depth = f"; depth of {', '.join(card.depth.values())}" if card.depth else ""
+        cells = [
+            f"`{name}`{also}",
+            card.source,
+            card.title,
+            f"`{robot.name}`",
+            rate_text(rate) if rate is not None else "unknown",
+            vectors,
+            ", ".join(card.views.values()) + depth or "none",
+            ", ".join(unknown),
+        ]
+        if not name.startswith("sample_"):
+            rows.append(f"| {' | '.join(cells)} |")
+    head = "| card | source | what it is | robot | Hz | proprio / action | views | not known |"
+    return "\n".join([head, "| --- " * 8 + "|", *rows, ""])
