@@ -13,6 +13,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from upath import UPath
 
 from schemas.episode import Scalar
 from schemas.errors import CorruptEpisode, MissingFile
@@ -40,7 +41,7 @@ Node = Any
 
 
 @contextlib.contextmanager
-def opened(path: Path, where: str) -> Iterator[h5py.Group]:
+def opened(path: Path | UPath, where: str) -> Iterator[h5py.Group]:
     """The root group of the file. Raises MissingFile, or CorruptEpisode (``not_hdf5``, ``truncated``, ``corrupt``)."""
     while h5py.h5pl.size():  # filters that are not built in would be code from somewhere
         h5py.h5pl.remove(0)

@@ -10,7 +10,7 @@ from typing import cast
 
 import pyarrow as pa
 
-from pipelines import cards, registry
+from pipelines import cards, companions, registry
 from pipelines.channels import to_episode
 from pipelines.rows import Row, episode_row, failed_row, outcome_of, staged_batch, video_file
 from pipelines.segments import with_segments
@@ -54,6 +54,7 @@ class IngestWorker:
         self._version = version
         self._spool = Spool(self._staging / f"spool-{os.getpid()}-{uuid.uuid4().hex[:8]}", recipe.blob_mb * 1_000_000)
         self._video = VideoTools(recipe.limits, self._spool)
+        self._annotations = companions.load(recipe.annotations)
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
         """Reads every episode of the unit and stages its rows, and its large videos as files of their own."""
@@ -89,7 +90,8 @@ class IngestWorker:
     def _read(self, ref: EpisodeRef, unit_id: str, videos: dict[str, FileRecord]) -> Row:
         try:
             source = cast(Source, registry.load("sources", ref.source).SOURCE)
-            raw = source.read(ref, self._video, self._recipe.limits)
+            raw = source.read(companions.without_mark(ref), self._video, self._recipe.limits)
+            raw = self._annotations.apply(raw, ref)
             pair = self._choices.get(ref.location) or recognize(raw)
             episode = with_segments(to_episode(raw, *pair), self._recipe.segments)
             evidence = {}

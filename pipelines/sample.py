@@ -23,7 +23,7 @@ class SampleSet:
 def write_sample(
     out: Path, layout: str = "rlds", num_episodes: int = 3, seed: int = 0, dry_run: bool = False
 ) -> list[SampleSet]:
-    """Writes ``num_episodes`` of every robot to ``out/<layout>/<robot>``; returns the sets, written or planned.
+    """Writes ``num_episodes`` of every robot that the layout can hold to ``out/<layout>/<robot>``; returns the sets.
 
     A set appears under its name only when it is whole. Equal arguments give equal bytes, and episode n is the same
     however many are made. Raises UsageError for an unknown layout, a count below one, a negative seed, or a set that is
@@ -34,12 +34,14 @@ def write_sample(
         raise UsageError(f"{num_episodes} episodes make no data set", hint="ask for at least one")
     if seed < 0:
         raise UsageError(f"the seed {seed} is negative", hint="seeds are whole numbers from 0 on")
-    targets = [out / layout / robot.name for robot in ROBOTS]
+    held = getattr(member, "ROBOTS", [robot.name for robot in ROBOTS])
+    robots = [robot for robot in ROBOTS if robot.name in held]
+    targets = [out / layout / robot.name for robot in robots]
     for target in targets:
         if target.exists():
             raise UsageError("there is a data set already", str(target), "choose another folder, or remove this one")
     written: list[SampleSet] = []
-    for robot, target in zip(ROBOTS, targets, strict=True):
+    for robot, target in zip(robots, targets, strict=True):
         episodes = [simulate(robot, seed, index) for index in range(num_episodes)]
         if not dry_run:
             unfinished = target.with_name(f".{target.name}.partial")

@@ -14,6 +14,7 @@ from pipelines.video import VideoTools
 from schemas.episode import RawEpisode
 from schemas.recipes import Limits
 from tests.clips import encode, pictures
+from tests.droid_tree import EXT1, FOLDER, columns, metadata, write_recording
 from tests.recorded import example, rlds_episode, write_lerobot, write_rlds
 from tests.recorded_hdf5 import write_robomimic
 
@@ -42,7 +43,22 @@ def _hdf5(root: Path) -> Path:
     return write_robomimic(root / "toy" / "demo.hdf5", (4, 7))
 
 
-GOLDEN: dict[str, Callable[[Path], Path]] = {"hdf5": _hdf5, "clips": _clips, "lerobot": _lerobot, "rlds": _rlds}
+def _droid_raw(root: Path) -> Path:
+    facts = metadata(wrist_cam_serial=None, ext2_cam_serial=None)
+    for index, num_rows in enumerate((4, 7)):
+        arrays = {name: rows for name, rows in columns(num_rows).items() if "camera_type" not in name}
+        folder = FOLDER.replace(":23_", f":{23 + index}_")
+        write_recording(root / "toy", folder, arrays, facts, {f"{EXT1}.mp4": encode("h264", pictures(num_rows))})
+    return root / "toy"
+
+
+GOLDEN: dict[str, Callable[[Path], Path]] = {
+    "droid_raw": _droid_raw,
+    "hdf5": _hdf5,
+    "clips": _clips,
+    "lerobot": _lerobot,
+    "rlds": _rlds,
+}
 """Writes a set of two episodes of 4 and 7 steps with one camera, and returns its folder."""
 
 
