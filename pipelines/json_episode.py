@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from upath import UPath
 
 from schemas.episode import Scalar
 from schemas.errors import CorruptEpisode, MissingFile
@@ -21,7 +22,7 @@ _EXACT_INTEGER = 1 << 53
 """The integers that float64 holds exactly end here."""
 
 
-def load(path: Path, where: str, limits: Limits) -> tuple[dict[str, Any], str]:
+def load(path: Path | UPath, where: str, limits: Limits) -> tuple[dict[str, Any], str]:
     """The JSON object in ``path`` and the hash of its bytes.
 
     Raises MissingFile, and CorruptEpisode (``bad_json``, or ``too_large`` where parsing would take more memory than

@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -64,7 +65,7 @@ def write(root: Path, mp4: bytes, facts: Any, split: str = "train", name: str = 
     return root
 
 
-def read_one(root: Path, video: VideoTools) -> RawEpisode:
+def read_one(root: Path | str, video: VideoTools) -> RawEpisode:
     (ref,) = SOURCE.refs(str(root))
     return SOURCE.read(ref, video, Limits())
 
@@ -147,6 +148,20 @@ def test_videos_at_unusual_places_are_found_and_watched(tmp_path: Path, mp4: byt
     (root / "films" / "a.mp4").write_bytes(mp4)
     with pytest.raises(CorruptEpisode, match="changed"):
         SOURCE.read(ref, video, Limits())
+
+
+def test_sets_in_object_stores(tmp_path: Path, mp4: bytes, video: VideoTools) -> None:
+    store = fsspec.filesystem("memory")
+    write(tmp_path / "bridge", mp4, annotation())
+    write_folder(tmp_path / "folders", mp4)
+    for name in ("bridge", "folders"):
+        root = tmp_path / name
+        for path in root.rglob("*.*"):
+            store.pipe(f"/clips/{name}/{path.relative_to(root)}", path.read_bytes())
+    roots = SOURCE.datasets("memory://clips")
+    assert len(roots) == 2
+    for remote, local in zip(roots, (tmp_path / "bridge", tmp_path / "folders"), strict=True):
+        assert read_one(remote, video).episode_id == read_one(local, video).episode_id
 
 
 def test_what_json_can_say_and_tables_cannot(tmp_path: Path, mp4: bytes, video: VideoTools) -> None:
@@ -274,7 +289,10 @@ def test_a_folder_of_trajectories(tmp_path: Path, mp4: bytes, video: VideoTools)
     [
         (lambda folder: (folder / "information.json").unlink(), "missing_file"),
         (lambda folder: (folder / "trajectories" / "joint_positions.json").write_text('{"data": 3}'), "bad_json"),
-        (lambda folder: (folder / "images" / "camera_images.json").write_text('{"columns": ["a"], "data": [1]}'), "bad_json"),
+        (
+            lambda folder: (folder / "images" / "camera_images.json").write_text('{"columns": ["a"], "data": [1]}'),
+            "bad_json",
+        ),
         (lambda folder: (folder / "video.mp4").write_text("<html>"), "not_video"),
     ],
 )

@@ -18,14 +18,14 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from upath import UPath
 
 from pipelines import json_episode
-from pipelines.places import place
+from pipelines.places import lists, place
 from pipelines.recordings import (
     check_unchanged,
     file_view,
@@ -56,20 +56,22 @@ _UNEVEN_NS = 2_000_000
 """Containers round frame times to their time base; beyond this, frames were not taken at even distances."""
 
 
-def _is_set(folder: Path) -> bool:
+def _is_set(folder: UPath) -> bool:
+    if not lists(folder):
+        return False
     return any(_annotations(folder)) or any(
         (child / "trajectories").is_dir() and ((child / _INFORMATION).is_file() or (child / "video.mp4").is_file())
         for child in folder.iterdir()
     )
 
 
-def _annotations(folder: Path) -> Iterator[Path]:
+def _annotations(folder: UPath) -> Iterator[UPath]:
     """The annotation files of the set in ``folder``, hidden ones left out."""
     root = folder / _ANNOTATION
     return (path for path in root.rglob("*.json") if not path.name.startswith(".")) if root.is_dir() else iter(())
 
 
-def _episode_folders(folder: Path) -> Iterator[Path]:
+def _episode_folders(folder: UPath) -> Iterator[UPath]:
     for child in folder.iterdir():
         if (child / _INFORMATION).is_file() or (child / "trajectories").is_dir():
             yield child
@@ -86,7 +88,8 @@ class ClipsSource:
 
     def refs(self, location: str) -> Sequence[EpisodeRef]:
         """One per annotation file and per episode folder. Their folder under ``annotation`` is their split."""
-        root = cast(Path, place(location))
+        root = place(location)
+        films = _films(root)
         refs: dict[str, EpisodeRef] = {}
         for path in sorted(_annotations(root)):
             relative = path.relative_to(root).as_posix()
@@ -94,7 +97,8 @@ class ClipsSource:
             name = path.stem.zfill(_KEY_DIGITS) if path.stem.isdecimal() else path.stem
             key = f"{split}/{name}" if split else name
             key = relative if key in refs else key  # 3.json beside 000003.json
-            refs[key] = self._ref(root, key, split, _annotated_files(root, relative, split, path.stem))
+            videos = films.get(f"{split}/{path.stem}" if split else path.stem) or _named_videos(root, relative)
+            refs[key] = self._ref(root, key, split, [relative, *videos])
         for folder in sorted(_episode_folders(root)):
             files = [f"{folder.name}/{_INFORMATION}"]
             for pattern in ("trajectories/*.json", "*.mp4", "images/camera_images.json"):
@@ -109,7 +113,7 @@ class ClipsSource:
         reading = _Reading(ref, video, limits)
         return reading.annotated(files[0]) if files[0].startswith(f"{_ANNOTATION}/") else reading.folder(files)
 
-    def _ref(self, root: Path, key: str, split: str, files: Sequence[str]) -> EpisodeRef:
+    def _ref(self, root: UPath, key: str, split: str, files: Sequence[str]) -> EpisodeRef:
         return EpisodeRef(
             source=self.name,
             location=str(root),
@@ -123,22 +127,27 @@ class ClipsSource:
         )
 
 
-def _annotated_files(root: Path, annotation: str, split: str, stem: str) -> list[str]:
-    """The annotation and the videos it is to be read with: those at the usual place, else those it names."""
-    usual = root / "videos" / split
-    found = sorted(path for path in (usual / stem).glob("*") if path.is_file())
-    found += [path for path in [usual / f"{stem}.mp4"] if path.is_file()]
-    if found:
-        return [annotation, *(path.relative_to(root).as_posix() for path in found)]
+def _films(root: UPath) -> dict[str, list[str]]:
+    """The videos at the usual places, ``videos/<split>/<episode>/*.mp4`` or ``<episode>.mp4``, by split and episode."""
+    films: dict[str, list[str]] = {}
+    folder = root / "videos"
+    for path in sorted(folder.rglob("*.mp4")) if folder.is_dir() else ():
+        relative = path.relative_to(folder)
+        for key in ("/".join(relative.parts[:-1]), relative.as_posix().removesuffix(".mp4")):
+            films.setdefault(key, []).append(f"videos/{relative.as_posix()}")
+    return films
+
+
+def _named_videos(root: UPath, annotation: str) -> list[str]:
+    """The videos that an annotation names, where none lies at the usual place."""
     try:
         facts, _ = json_episode.load(root / annotation, annotation, Limits())
-        named = [name for _, name in _video_paths(facts, annotation) if name]
-        return [annotation, *(_inside(root, name, annotation)[0] for name in named)]
+        return [_inside(root, name, annotation)[0] for _, name in _video_paths(facts, annotation) if name]
     except SourceError:
-        return [annotation]  # reading it will say why
+        return []  # reading it will say why
 
 
-def _inside(root: Path, name: str, where: str) -> tuple[str, Path]:
+def _inside(root: UPath, name: str, where: str) -> tuple[str, UPath]:
     """A path from the data, relative to ``root`` and whole. Some writers count from the folder above."""
     first, _, rest = name.partition("/")
     path = path_inside(root, name, where)
@@ -178,7 +187,7 @@ class _Reading:
 
     def __init__(self, ref: EpisodeRef, video: VideoTools, limits: Limits) -> None:
         self._ref = ref
-        self._root = cast(Path, place(ref.location))
+        self._root = place(ref.location)
         self._video = video
         self._limits = limits
         self._streams: dict[str, np.ndarray] = {}
@@ -270,7 +279,7 @@ class _Reading:
             message = f"{field} names {len(columns)} columns and has {width}"
             self._findings.append(Finding("column_names", Severity.WARNING, field, message))
 
-    def _camera(self, key: str, name: str, path: Path) -> None:
+    def _camera(self, key: str, name: str, path: UPath) -> None:
         """The video of ``name``, its frames at plain indices; what its container says of time becomes an attribute."""
         where = f"{name} ({self._ref.where})"
         if not path.is_file():
@@ -350,7 +359,7 @@ class _Reading:
                 paths = [path_inside(self._root, f"{index.rpartition('/')[0]}/{name}", where) for name in names]
                 self._views.append(self._packed(camera, paths, where))
 
-    def _packed(self, camera: str, paths: Sequence[Path], where: str) -> EncodedView:
+    def _packed(self, camera: str, paths: Sequence[UPath], where: str) -> EncodedView:
         times_ns = np.arange(len(paths), dtype=np.int64)
         if paths[0].suffix.lower() == ".webp":
             view = pixels_view(camera, (self._pixels(path, where) for path in paths), times_ns, self._video, where)
@@ -359,7 +368,7 @@ class _Reading:
         self._hashes.append(view.packets_sha256)
         return view
 
-    def _pixels(self, path: Path, where: str) -> np.ndarray:
+    def _pixels(self, path: UPath, where: str) -> np.ndarray:
         """uint8 [H, W, 3] of a WebP picture, which no container of ours holds as it is."""
         try:
             with Image.open(io.BytesIO(path.read_bytes()), formats=["WEBP"]) as image:
