@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from pipelines import cards, places, registry
+from pipelines import cards, companions, places, registry
 from pipelines.channels import to_episode
 from pipelines.ingest_unit import CardChoice, recognize
 from pipelines.lake import Lake
@@ -171,7 +171,7 @@ def _first_readable(members: Sequence[EpisodeRef], video: VideoTools, recipe: In
     for ref in [*members[:_CARD_TRIES], *members[::step][:_CARD_TRIES]]:
         source = cast(Source, registry.load("sources", ref.source).SOURCE)
         try:
-            return source.read(ref, video, recipe.limits)
+            return source.read(companions.without_mark(ref), video, recipe.limits)
         except WamloomError:
             continue  # its own row will say why
     return None
@@ -187,6 +187,8 @@ def plan_ingest(
     refs, unreadable = list_sets(locations)
     if not refs:
         raise unreadable[0]
+    annotations = companions.load(recipe.annotations)
+    refs = [annotations.marked(ref) for ref in refs]
     known = {} if lake is None else known_places(lake)
     already: list[EpisodeRef] = []
     todo: list[EpisodeRef] = []
