@@ -135,6 +135,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--card", type=_place, help="data set card by name or TOML file (default: recognized from the data)"
     )
     _recipe(ingest)
+    ingest.add_argument(
+        "--annotations",
+        type=_location,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="files published beside DROID (languages, calibrations, keep-ranges), or folders of them",
+    )
     ingest.add_argument("--retry", action="store_true", help="take failed and rejected episodes up again")
     _dry_run(ingest)
     _executor(ingest)
@@ -259,7 +267,7 @@ def _sample(args: argparse.Namespace) -> Answer:
 
 
 def _ingest(args: argparse.Namespace) -> Answer:
-    recipe = read_recipe(IngestRecipe, args.recipe, args.set)
+    recipe = read_recipe(IngestRecipe, args.recipe, args.set, {"annotations": args.annotations})
     given = options.IngestOptions(
         tuple(args.locations), args.lake, args.card, recipe, args.retry, args.dry_run, args.executor
     )
