@@ -12,17 +12,17 @@ import simplejpeg
 from pipelines.channels import map_streams
 from pipelines.lake import Lake
 from pipelines.release import read_manifest
-from pipelines.rows import META_COLUMNS, Row, StoredEpisode, finding_of, stored_episode
+from pipelines.rows import Row, StoredEpisode, finding_of
+from pipelines.twins import set_facts
 from pipelines.verify import verify_release
 from pipelines.versions import superseded
 from pipelines.video import VideoTools
 from schemas.embodiment import Channel
 from schemas.errors import WamloomError
 from schemas.findings import Measure
-from schemas.fingerprint import fingerprint
 from schemas.recipes import Limits, ViewsRecipe
 from schemas.time import NANOSECONDS, parse_rate
-from validation.check import EpisodeFacts, judge_set
+from validation.check import judge_set
 from validation.report import (
     Camera,
     ChannelValues,
@@ -55,7 +55,7 @@ def gather_lake(lake: Lake, version: str) -> ReportData:
     old = superseded(lake)
     rows = [row for row in lake.rows("episodes", _COLUMNS) if row["episode_id"] not in old]
     kept = [row["episode_id"] for row in rows if row["outcome"] == "kept"]
-    together = judge_set(list(_facts(lake, kept)))
+    together = judge_set(set_facts(lake, kept))
     episodes = [_judged(row, together) for row in rows]
     by_dataset: dict[str, list[Row]] = {}
     for row in rows:
@@ -72,24 +72,6 @@ def gather_lake(lake: Lake, version: str) -> ReportData:
         episodes=tuple(episodes),
         pictures=pictures,
     )
-
-
-def _facts(lake: Lake, episode_ids: Sequence[str]) -> Iterable[EpisodeFacts]:
-    wanted = set(episode_ids)
-    for batch in lake.batches("episodes", META_COLUMNS, "outcome = 'kept'"):
-        for row in batch.to_pylist():
-            if row["episode_id"] not in wanted:
-                continue
-            episode = stored_episode(row)
-            action, proprio = map_streams(episode.streams, episode.card, episode.embodiment)
-            yield EpisodeFacts(
-                episode.episode_id,
-                episode.dataset,
-                tuple((place["location"], place["split"], place["key"]) for place in row["locations"]),
-                len(action.values),
-                tuple(one.text for one in episode.instructions),
-                fingerprint(action.values, proprio.values),
-            )
 
 
 def _judged(row: Row, together: Mapping[str, Sequence[Any]]) -> JudgedEpisode:

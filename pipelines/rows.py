@@ -19,6 +19,7 @@ from schemas.fingerprint import bytes_sha256, fingerprint
 from schemas.tables import BLOB_COLUMNS, BLOB_PREFIX, DEPTH_PREFIX, EPISODE_FIELDS, STAGED_EPISODES
 from schemas.time import parse_rate, rate_text
 from schemas.work import Outcome
+from validation import signature
 
 UNHASHED = ("locations", "row_sha256", *BLOB_COLUMNS)
 """Columns outside the row's own hash: a second location must not change it, and blobs carry their own."""
@@ -145,6 +146,7 @@ def episode_row(
     }
     if rejection is None:
         row["streams"] = [_stream_value(stream) for stream in raw.streams]
+        row["signature"] = signature.to_bytes(signed_vectors(raw.streams, episode.action, episode.proprio))
         row["views"] = [_view_value(slot, view, False) for slot, view in sorted(episode.views.items())]
         row["views"] += [_view_value(slot, view, True) for slot, view in sorted(episode.depth.items())]
         for prefix, views in ((BLOB_PREFIX, episode.views), (DEPTH_PREFIX, episode.depth)):
@@ -153,15 +155,22 @@ def episode_row(
     return row
 
 
+def signed_vectors(streams: Iterable[Stream], action: Stream, proprio: Stream) -> signature.Channels:
+    """What of an episode its signature is of."""
+    return signature.vectors_of(action.values, proprio.values, {stream.name: stream.values for stream in streams})
+
+
 def with_finding(row: pa.Table, finding: Finding) -> pa.Table:
     """The one staged row with one more finding, hashed anew."""
     findings = [*(row["findings"][0].as_py() or []), _finding_value(finding)]
-    for name, value in (("findings", findings), ("row_sha256", None)):
-        index = row.schema.get_field_index(name)
-        field = row.schema.field(index)
-        value = row_sha256(row) if name == "row_sha256" else value
-        row = row.set_column(index, field, pa.array([value], field.type))
-    return row
+    row = _with_value(row, "findings", findings)
+    return _with_value(row, "row_sha256", row_sha256(row))
+
+
+def _with_value(row: pa.Table, name: str, value: Any) -> pa.Table:
+    index = row.schema.get_field_index(name)
+    field = row.schema.field(index)
+    return row.set_column(index, field, pa.array([value], field.type))
 
 
 def _finding_value(finding: Finding) -> Row:

@@ -22,6 +22,7 @@ from schemas.recipes import Gates
 from validation import reading
 from validation.evidence import ViewEvidence
 from validation.measures import measure_episode
+from validation.signature import Likeness
 
 SEVERITIES = (Severity.INFO, Severity.WARNING, Severity.ERROR)
 """From mild to bad."""
@@ -47,6 +48,8 @@ class EpisodeFacts:
     instructions: tuple[str, ...]
     action_sha256: str
     """Hash of the action and proprio values alone."""
+    alike: tuple[tuple[str, Likeness], ...] = ()
+    """Other episodes with much the same numbers, by id, and how far they are."""
 
 
 @functools.cache
