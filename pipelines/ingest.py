@@ -138,7 +138,7 @@ def choose_cards(
     named = None if card is None else cards.load_pair(card)
     choices: dict[str, CardChoice] = {}
     unfit: dict[str, CardError] = {}
-    with VideoTools(recipe.limits) as video:
+    with VideoTools(recipe.limits, glance=True) as video:
         for location, members in by_location.items():
             raw = _first_readable(members, video, recipe)
             try:

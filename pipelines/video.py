@@ -32,6 +32,8 @@ LEAST_SECONDS = 20.0
 """Of the deadline of any file, however short."""
 LARGE_BYTES = 64 << 20
 """Files beyond this stay where they are if there is no spool."""
+HELD_BYTES = 32 << 20
+"""A longer cut is read a second time while it is written, instead of being held in the child."""
 _FILES_PER_CHILD = 300
 """Decoders leak a little on some files; a new child costs a third of a second."""
 
@@ -416,6 +418,7 @@ class VideoTools:
         self, child: DecodingChild, message: dict[str, Any], descriptors: Sequence[int], budget: Budget, where: str
     ) -> tuple[dict[str, Any], list[int]]:
         allowed = {name: getattr(self._limits, name) for name in ("max_pixels", "max_frames", "max_video_bytes")}
+        allowed["held_bytes"] = HELD_BYTES if self._spool is None else min(HELD_BYTES, self._spool.over_bytes)
         return child.ask({**message, "limits": allowed}, descriptors, budget, where)
 
     def _budget(self) -> Budget:

@@ -4,6 +4,7 @@ The bytes written depend on the input alone: no times of day, no version strings
 """
 
 import bisect
+import dataclasses
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -54,7 +55,8 @@ def _written(output: int, format_: str, options: dict[str, str]) -> Iterator[Out
 class _Piece:
     """A packet of the input, as much of it as a copy needs."""
 
-    payload: bytes
+    payload: bytes | None
+    """None where the whole part is too large to hold."""
     pts: int
     dts: int | None
     duration: int
@@ -81,10 +83,8 @@ def cut(descriptor: int, output: int, start_s: float, num_frames: int, limits: d
         first, stop = _wanted(pieces, target, tolerance, num_frames, start_s, time_base)
         pieces = pieces[_last_start(pieces, first) : stop]
         base = min(piece.pts for piece in pieces)
-        _write_copy(output, stream, pieces, base, time_base)
         digest = PacketHash(stream.codec_context.extradata)
-    for piece in pieces:
-        digest.add(piece.payload)
+        _write_copy(output, stream, pieces, _payloads(container, stream, pieces, digest), base, time_base)
     facts = scan(output, limits, hashed=True)
     pts = np.sort([piece.pts for piece in pieces])
     expected = [int((Fraction(int(one) - base) * time_base * 1_000_000_000) // 1) for one in pts]
@@ -112,7 +112,7 @@ def _pieces(
         source = packets(container, stream)
         pieces: list[_Piece] = []
         for packet in source:
-            pieces.append(_piece(stream, packet))
+            pieces.append(_piece(stream, packet, True))
             if _is_past(pieces, pieces[0].pts):
                 break
         if not pieces:
@@ -138,13 +138,13 @@ def _last_start(pieces: Sequence[_Piece], first: int) -> int:
     return max((int(index) for index in _clean(pieces) if pieces[index].pts <= first), default=0)
 
 
-def _piece(stream: VideoStream, packet: Packet) -> _Piece:
+def _piece(stream: VideoStream, packet: Packet, held: bool) -> _Piece:
     if packet.pts is None:
         raise Refusal("bad_times", "a packet without a presentation time")
     if packet.has_sidedata("new_extradata"):
         raise Refusal("unsupported_codec", "the shared file changes its codec parameters on the way")
     return _Piece(
-        payload=bytes(packet),
+        payload=bytes(packet) if held else None,
         pts=packet.pts,
         dts=packet.dts,
         duration=packet.duration or 0,
@@ -170,14 +170,16 @@ def _read_on(
     limits: dict[str, int],
 ) -> None:
     """Reads until the ``num_frames`` from about ``target`` on are all there, one more for the choice of the nearest."""
-    total = sum(len(piece.payload) for piece in pieces)
+    total = sum(len(piece.payload or b"") for piece in pieces)
     later = sorted(piece.pts for piece in pieces if piece.is_shown and piece.pts >= target - tolerance)
     while len(later) <= num_frames or not _is_past(pieces, later[num_frames]):
         packet = next(source, None)
         if packet is None:
             return
-        pieces.append(_piece(stream, packet))
         total += packet.size
+        if total > limits["held_bytes"] and pieces[0].payload is not None:
+            pieces[:] = [dataclasses.replace(piece, payload=None) for piece in pieces]
+        pieces.append(_piece(stream, packet, total <= limits["held_bytes"]))
         if total > limits["max_video_bytes"]:
             raise Refusal("too_large", f"more than {limits['max_video_bytes']} bytes", "raise limits.max_video_bytes")
         if len(pieces) > limits["max_frames"]:
@@ -203,14 +205,50 @@ def _wanted(
     return first, 1 + max(index for index, piece in enumerate(pieces) if first <= piece.pts <= wanted[-1])
 
 
-def _write_copy(output: int, template: VideoStream, pieces: list[_Piece], base: int, time_base: Fraction) -> None:
+def _payloads(
+    container: InputContainer, stream: VideoStream, pieces: Sequence[_Piece], digest: PacketHash
+) -> Iterator[bytes]:
+    """What the packets of ``pieces`` hold, in order, each entered into ``digest``: as held, or read a second time."""
+    again = None if pieces[0].payload is not None else _read_again(container, stream, pieces)
+    for piece in pieces:
+        payload = piece.payload if again is None else next(again)
+        if payload is None:
+            raise Refusal("corrupt_frame", "a packet is held in part only")
+        digest.add(payload)
+        yield payload
+
+
+def _read_again(container: InputContainer, stream: VideoStream, pieces: Sequence[_Piece]) -> Iterator[bytes]:
+    start = pieces[0].pts if pieces[0].dts is None else pieces[0].dts
+    container.seek(start, stream=stream, backward=True)
+    number = 0
+    for packet in packets(container, stream):
+        if number == len(pieces):
+            return
+        if (packet.pts, packet.dts) == (pieces[number].pts, pieces[number].dts):
+            yield bytes(packet)
+            number += 1
+        elif number:
+            break
+    if number < len(pieces):
+        raise Refusal("corrupt_frame", f"packet {number} of the part changed between two readings")
+
+
+def _write_copy(
+    output: int,
+    template: VideoStream,
+    pieces: Sequence[_Piece],
+    payloads: Iterator[bytes],
+    base: int,
+    time_base: Fraction,
+) -> None:
     tick = Fraction(1, time_base.denominator)
     decoding = _decoding_times(pieces)
     with _written(output, "mp4", {"video_track_timescale": str(tick.denominator)}) as container:
         stream = container.add_stream_from_template(template, opaque=True)
         stream.time_base = tick
-        for piece, dts in zip(pieces, decoding, strict=True):
-            packet = av.Packet(piece.payload)
+        for piece, dts, payload in zip(pieces, decoding, payloads, strict=True):
+            packet = av.Packet(payload)
             packet.stream = stream
             packet.time_base = tick
             packet.pts = (piece.pts - base) * time_base.numerator

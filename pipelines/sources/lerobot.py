@@ -406,6 +406,7 @@ class _Reading:
             facts.packets_sha256,
             "cut",
             first,
+            cut.sha256,
         )
 
     def _instructions(
