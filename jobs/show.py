@@ -28,6 +28,7 @@ def run(options: ShowOptions) -> Answer:
         rows = list_episodes(lake)
         lines = [
             f"{row['episode_id'][:12]}  {row['outcome']:8}  {row['dataset']:20}  {row['num_steps'] or 0:6} steps  "
+            f"{'' if row['idle_fraction'] is None else format(row['idle_fraction'], '.0%') + ' idle':>9}  "
             f"{row['reason'] or row['instruction'][:60]!r}"
             for row in rows
         ]

@@ -20,12 +20,12 @@ from pipelines.encoders import Encoder
 from pipelines.lake import Lake
 from pipelines.numbers import check_rate
 from pipelines.resample import nearest_at_or_before
-from pipelines.rows import Row, row_sha256, view_of
+from pipelines.rows import Row, row_sha256, segment_of, view_of
 from pipelines.storage import file_record, fsync_file, fsync_folder, writing
 from pipelines.versions import superseded
 from pipelines.video import VideoTools
 from pipelines.views import target_size
-from pipelines.windows import clip_frames, num_latent_frames, uncovered
+from pipelines.windows import clip_frames, gaps_of, num_latent_frames, runs_between_gaps, uncovered
 from schemas.episode import EncodedView
 from schemas.errors import LakeError, LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import array_sha256, fingerprint
@@ -35,7 +35,7 @@ from schemas.tables import LATENTS
 from schemas.time import TimeGrid, parse_rate, rate_text
 from schemas.work import Outcome, UnitResult, WorkUnit
 
-_COLUMNS = ["outcome", "views", "duration_ns", "control_rate", "num_steps", "dataset"]
+_COLUMNS = ["outcome", "views", "duration_ns", "control_rate", "num_steps", "dataset", "segments"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,12 @@ def _clips(
         )
     check_rate(recipe.rate, parse_rate(row["control_rate"]), row["dataset"])
     ids, times = frame_grid(view, row["duration_ns"], recipe.rate)
-    spans = clip_frames(len(ids), encoder.leading_frames, encoder.temporal_stride, recipe.clip)
+    gaps = gaps_of([segment_of(value) for value in row["segments"]], (slot,))
+    spans = [
+        (first + start, first + stop)
+        for first, behind in runs_between_gaps(times, gaps)
+        for start, stop in clip_frames(behind - first, encoder.leading_frames, encoder.temporal_stride, recipe.clip)
+    ]
     clips = [
         ClipPlan(
             row["episode_id"],

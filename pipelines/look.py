@@ -53,6 +53,7 @@ def list_episodes(lake: Lake, where: str = "") -> list[dict[str, Any]]:
     """A line's worth of facts of every episode; of those whose source changed, of the newest version."""
     old = superseded(lake)
     columns = ["outcome", "reason", "dataset", "num_steps", "control_rate", "instructions", "locations", "views"]
+    columns.append("measures")
     return [
         {
             "episode_id": row["episode_id"],
@@ -61,6 +62,7 @@ def list_episodes(lake: Lake, where: str = "") -> list[dict[str, Any]]:
             "dataset": row["dataset"],
             "num_steps": row["num_steps"],
             "control_rate": row["control_rate"],
+            "idle_fraction": _idle_fraction(row),
             "views": [view["slot"] for view in row["views"] or []],
             "instruction": next((one["text"] for one in row["instructions"] or []), ""),
             "place": f"{row['locations'][0]['location']}#{row['locations'][0]['key']}",
@@ -92,6 +94,7 @@ def show_episode(lake: Lake, prefix: str) -> dict[str, Any]:
         view["first_ns"], view["last_ns"] = (times[0], times[-1]) if times else (None, None)
     for name in ("card_json", "embodiment_json"):
         row.pop(name)
+    row["idle_fraction"] = _idle_fraction(row)
     signature = row["signature"]
     row["signature"] = None if signature is None else f"{len(signature)} bytes"
     row["superseded"] = row["episode_id"] in superseded(lake)
@@ -100,6 +103,11 @@ def show_episode(lake: Lake, prefix: str) -> dict[str, Any]:
         for one in lineage(lake, row["episode_id"])
     ]
     return row
+
+
+def _idle_fraction(row: dict[str, Any]) -> float | None:
+    """How much of an episode its idle segments make up, as the report says it; None where it was not read."""
+    return next((one["value"] for one in row["measures"] or [] if one["name"] == "idle_fraction"), None)
 
 
 def show_release(folder: Path) -> dict[str, Any]:
@@ -166,5 +174,7 @@ def _sample(folder: Path, group: dict[str, Any], index: int, number: int) -> Sam
         row["source_row"],
         row["source_time_ns"],
         frames,
-        episode["instruction"],
+        next(
+            (text for start, text in reversed(episode["instructions"]) if start <= row["step"]), episode["instruction"]
+        ),
     )

@@ -125,9 +125,13 @@ class Windows:
 
 
 def step_span(times_ns: np.ndarray, start_ns: int, stop_ns: int) -> Span:
-    """The steps at ``times_ns`` (rising) that lie in a half-open span of time; empty where they step over it."""
+    """The steps at ``times_ns`` (rising) that lie in a half-open span of time; empty where they step over it.
+
+    A span that ends behind the last step, be it by a nanosecond as sources write it, holds that step.
+    """
     start, stop = np.searchsorted(times_ns, [start_ns - TOLERANCE_NS, stop_ns - TOLERANCE_NS])
-    return int(start), int(stop)
+    ends_behind = len(times_ns) > 0 and stop_ns > int(times_ns[-1])
+    return int(start), len(times_ns) if ends_behind else int(stop)
 
 
 def runs_between_gaps(times_ns: np.ndarray, gaps: Sequence[Segment]) -> list[Span]:
