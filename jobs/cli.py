@@ -79,7 +79,7 @@ def _place(text: str) -> str:
     if "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is not a path")
     if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text.partition('://')[0]}://... is a URL; name a local or mounted folder")
+        raise argparse.ArgumentTypeError("this is a URL; name a local or mounted folder")
     try:
         Path(text).stat()
     except OSError as error:

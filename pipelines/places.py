@@ -58,8 +58,8 @@ def place(location: str) -> UPath:
     try:
         host = urlsplit(f"//{rest}")
         host.port  # noqa: B018  raises for a port that is no number, such as half a password
-    except ValueError as error:
-        raise UsageError("not a valid URL", f"{scheme}://", _SECRETS) from error
+    except ValueError:
+        raise UsageError("not a valid URL", f"{scheme}://", _SECRETS) from None  # its text has the password
     names_container = scheme in ("az", "abfs") and ":" not in host.netloc
     if "@" in host.netloc and not names_container:
         raise UsageError("user name and password have no place in a location", f"{scheme}://{host.hostname}", _SECRETS)
@@ -67,7 +67,7 @@ def place(location: str) -> UPath:
         bare = f"{scheme}://{re.split('[?#]|::', rest)[0]}"
         raise UsageError("a location has no query, fragment or chain", bare, _SECRETS)
     parts = rest.split("/")
-    if any(ord(character) < 32 for character in rest) or ".." in parts or not parts[0]:
+    if any(ord(character) < 32 for character in rest) or ".." in parts or not (parts[0] or scheme == "memory"):
         raise UsageError("not a valid location", f"{scheme}://", "name bucket or host, and the folder")
     system = remote(scheme)
     path = UPath(f"{scheme}://{'/'.join(part for part in parts if part not in ('', '.'))}")

@@ -3,6 +3,7 @@
 No source is known here, and no meaning is given to what is read.
 """
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,7 +45,9 @@ def set_folders(location: str, is_set: Callable[[Any], bool]) -> list[str]:
 
     root = places.place(location)
     if not places.lists(root):
-        return [str(root)] if is_set(root) else []
+        with contextlib.suppress(NotADirectoryError):  # a layout that is known by what a folder holds
+            walk(root, _MAX_DEPTH)
+        return found
     if root.is_dir():
         try:
             walk(root, 0)
@@ -135,10 +138,11 @@ def pixels_view(
 
     Raises CorruptEpisode (``bad_image``) for pictures of another type or shape, and DecodeError.
     """
-    return packed_view(key, (_png(frame, where, key) for frame in frames), times_ns, video, where)
+    return packed_view(key, (png(frame, where, key) for frame in frames), times_ns, video, where)
 
 
-def _png(frame: np.ndarray, where: str, key: str) -> bytes:
+def png(frame: np.ndarray, where: str, key: str) -> bytes:
+    """The picture as a PNG file, for types and shapes as in ``pixels_view``; raises CorruptEpisode (``bad_image``)."""
     fits = (frame.dtype == np.uint8 and (frame.ndim == 2 or frame.shape[2:] == (3,))) or (
         frame.dtype == np.uint16 and frame.ndim == 2
     )

@@ -55,6 +55,10 @@ _FAILURES = {
 """Exceptions that are no OSError, by scheme."""
 
 
+_EXACTLY: dict[str, dict[str, Any]] = {"hf": {"cache_type": "none"}}
+"""Options of reading a range without what follows it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """What a store says of one name."""
@@ -215,7 +219,7 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
 
     def exists(self, path: str, **_: Any) -> bool:
         """Whether there is something; False also where a web server will not say."""
-        entry = self.entry(self._strip_protocol(path))
+        entry = self.entry(self._strip_protocol(path), may_be_folder=True)
         return entry is not None and entry.kind != "forbidden"
 
     def isfile(self, path: str) -> bool:
@@ -225,14 +229,14 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
 
     def isdir(self, path: str) -> bool:
         """Whether it is a folder that can be listed."""
-        entry = self.entry(self._strip_protocol(path)) if self.lists else None
+        entry = self.entry(self._strip_protocol(path), may_be_folder=True) if self.lists else None
         return entry is not None and entry.kind == "directory"
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """The bytes from ``start`` to ``end`` in one request; raises SourceError where fewer or more come."""
         path = self._strip_protocol(path)
         with self._told(path):
-            data: bytes = self._inner.cat_file(path, start=start, end=end)
+            data: bytes = self._inner.cat_file(path, start=start, end=end, **_EXACTLY.get(self._scheme, {}))
         if start is not None and end is not None and len(data) != end - start:
             message = f"{len(data)} bytes came where {end - start} were asked for"
             raise SourceError(message, self._url(path), "was it changed just now? run the same command again", "short")
@@ -264,22 +268,36 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
 
     # --- what is remembered -------------------------------------------------------------------------------------------
 
-    def entry(self, path: str) -> Entry | None:
-        """What the store says of ``path``, from the listing of its folder where there are listings; None: nothing there."""
+    def entry(self, path: str, may_be_folder: bool = False) -> Entry | None:
+        """What the store says of ``path``, from the listing of its folder where there are listings; None: nothing there.
+
+        The folder a user names, which nothing around it is known of, is listed itself: what lies above it may be very large,
+        or there are no rights to it.
+        """
         if not self.lists:
-            with self._known_lock:
-                until, found = self._known.get(path, (0.0, None))
-            started = time.monotonic()
-            if until <= started:
-                asked = self._asked(path)
-                found = None if asked is None else {"": asked}
-                self._remember(path, found, started)
-            return None if found is None else found[""]
+            return self._asked_once(path)
+        folder, _, name = path.rpartition("/")
         if len(path.strip("/").split("/")) <= self._root_depth(path):
             return None if self._listing(path) is None else Entry("directory")
-        folder, _, name = path.rpartition("/")
+        is_first = may_be_folder and not self._is_known(folder) and not self._is_known(folder.rpartition("/")[0])
+        if (is_first or self._is_known(path)) and self._listing(path) is not None:
+            return Entry("directory")
         listing = self._listing(folder)
         return None if listing is None else listing.get(name)
+
+    def _asked_once(self, path: str) -> Entry | None:
+        with self._known_lock:
+            until, found = self._known.get(path, (0.0, None))
+        started = time.monotonic()
+        if until <= started:
+            asked = self._asked(path)
+            found = None if asked is None else {"": asked}
+            self._remember(path, found, started)
+        return None if found is None else found[""]
+
+    def _is_known(self, folder: str) -> bool:
+        with self._known_lock:
+            return self._known.get(folder, (0.0, None))[0] > time.monotonic()
 
     def _root_depth(self, path: str) -> int:
         """How many leading parts name the bucket or repository, which nothing above it lists."""
@@ -382,7 +400,8 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
     def _error(self, path: str, error: BaseException) -> SourceError:
         """As one a user can act on. What a library says is not passed on: it may hold a signed address."""
         answer = getattr(error, "response", None)
-        codes = (getattr(error, "status", None), getattr(error, "code", None), getattr(answer, "status_code", None))
+        named = "status" if hasattr(error, "status") else "code"
+        codes = (getattr(error, named, None), getattr(answer, "status_code", None))
         status = next((str(code) for code in codes if code), "")
         kind = type(error).__name__
         if isinstance(error, PermissionError) or status in ("401", "403") or "Credentials" in kind or "Auth" in kind:
