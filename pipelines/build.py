@@ -257,6 +257,10 @@ def _plan_group(
     example: StoredEpisode,
     recipe: BuildRecipe,
 ) -> tuple[GroupPlan, tuple[EpisodePlan, ...]]:
+    robot = example.embodiment.name
+    if not example.embodiment.action:
+        message = f"the {len(members)} episodes of {robot} have no action, and samples of a release need one"
+        raise RecipeError(message, name, f"leave them out with --where \"embodiment != '{robot}'\"", "no_action")
     action, proprio = (part.stats() for part in sketches)
     tokenizer_json = None
     if recipe.tokenizer is not None:
@@ -283,7 +287,7 @@ def _plan_group(
         first_sample += member.num_samples
     group = GroupPlan(
         name=name,
-        robot=example.embodiment.name,
+        robot=robot,
         rate=key[2],
         action_names=tuple(channel.name for channel in example.embodiment.action),
         proprio_names=tuple(channel.name for channel in example.embodiment.proprio),

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import zarr
 
+from jobs.cli import main
 from pipelines.sample import write_sample
 from pipelines.simulate import ROBOTS, simulate
 from pipelines.sources.zarr import SOURCE
@@ -110,6 +111,20 @@ def test_pictures_of_umi_are_read_through_their_codec(tmp_path: Path) -> None:
     (episode,) = _read(tmp_path / "umi.zarr")
     with VideoTools(Limits()) as video:
         assert np.array_equal(np.concatenate(list(video.decode(episode.views[0], "umi"))), frames)
+
+
+def test_recordings_without_commands_go_into_the_lake_and_a_release_says_why_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draws = np.random.default_rng(3)
+    arrays = {name: draws.normal(size=(24, width)).astype(np.float32) for name, width in
+              (("robot0_eef_pos", 3), ("robot0_eef_rot_axis_angle", 3), ("robot0_gripper_width", 1))}  # fmt: skip
+    arrays["camera0_rgb"] = draws.integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
+    root, lake = _buffer(tmp_path / "cup.zarr", arrays, (12, 24)), tmp_path / "lake"
+    assert main(["ingest", str(root), "--lake", str(lake), "--executor", "inline"]) == 0
+    assert main(["build", "--lake", str(lake), "--out", str(tmp_path / "release"), "--executor", "inline"]) == 2
+    assert "the 2 episodes of umi_gripper have no action" in capsys.readouterr().err
+    assert not (tmp_path / "release").exists()
 
 
 def test_a_grown_buffer_leaves_the_state_of_old_episodes_alone(tmp_path: Path) -> None:
