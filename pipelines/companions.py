@@ -5,8 +5,12 @@ in ``episode_metadata``. Never by its index: sets are sharded, filtered and sort
 whatever it is called.
 """
 
+import functools
 import hashlib
+import itertools
+import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
@@ -40,30 +44,38 @@ _VIEW_NAMES = {
 }
 """How cameras of DROID are called in its layouts: ``exterior_image_1_left``, ``exterior_1_left``, ``ext1``."""
 _PATHS = ("file_path", "recording_folderpath", "recording_path")
+_BY_PATH = ("paths", "keep_ranges")
+"""Kinds that tell a recording by its folder; the others have its uuid for a key."""
 _MARK = "+"
 """Between the state of an episode's own files and that of the annotations."""
 
 
-@dataclass(frozen=True, slots=True)
 class Companion:
-    """One such file: what it is, and its entries by the key they have there."""
+    """One such file: what it is, and its entries by the key they have there, packed until they are asked for."""
 
-    kind: Kind
-    name: str
-    sha256: str
-    entries: Mapping[str, Any]
-    keys: Mapping[tuple[str, str], tuple[str, ...]]
-    """By laboratory and second: the keys that mean that recording."""
+    def __init__(self, kind: Kind, name: str, sha256: str, entries: dict[str, Any]) -> None:
+        self.kind = kind
+        self.name = name
+        self.sha256 = sha256
+        self._packed: dict[str, bytes] = {}
+        while (
+            entries
+        ):  # as it is filled the other is emptied: whole files of parsed JSON take gigabytes in many workers
+            key, value = entries.popitem()
+            self._packed[sys.intern(key)] = json.dumps(value).encode()
+
+    def entry(self, key: str) -> Any:
+        """What the file says under ``key``; None where it says nothing."""
+        packed = self._packed.get(key)
+        return None if packed is None else json.loads(packed)
 
     def find(self, recordings: Sequence[Recording], uuid: str) -> tuple[str | None, bool]:
         """The key of the recording, None where it has none; and whether that is because several could be meant."""
-        if uuid and uuid in self.entries:
-            return uuid, False
+        if uuid and self.kind not in _BY_PATH:  # another user's recording of the same second has another uuid
+            return (uuid if uuid in self._packed else None), False
         for recording in recordings:
-            keys = self.keys.get(recording.key, ())
-            if uuid:  # another user's recording of the same second has another uuid
-                keys = tuple(key for key in keys if droid_names.of_uuid(key) is None)
-            same = tuple(key for key in keys if self._outcome(key) == recording.outcome)
+            keys = self._keys.get(recording.key, [])
+            same = [key for key in keys if self._recording(key).outcome == recording.outcome]
             for chosen in (same, keys):
                 if len(chosen) == 1:
                     return chosen[0], False
@@ -71,17 +83,19 @@ class Companion:
                 return None, True
         return None, False
 
-    def _outcome(self, key: str) -> str:
-        found = _recording(self.kind, key, self.entries[key])
-        return "" if found is None else found.outcome
+    @functools.cached_property
+    def _keys(self) -> dict[tuple[str, str], list[str]]:
+        """By laboratory and second: the keys that mean such a recording."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for key in self._packed:
+            recording = self._recording(key)
+            found.setdefault(recording.key, []).append(key)
+        return found
 
-
-def _recording(kind: Kind, key: str, value: Any) -> Recording | None:
-    if kind == "keep_ranges":
-        return droid_names.of_path(key)
-    if kind == "paths":
-        return droid_names.of_path(value) if isinstance(value, str) else None
-    return droid_names.of_uuid(key)
+    def _recording(self, key: str) -> Recording:
+        text = self.entry(key) if self.kind == "paths" else key
+        found = (droid_names.of_path if self.kind in _BY_PATH else droid_names.of_uuid)(str(text))
+        return found or Recording("", str(text), "")
 
 
 def without_mark(ref: EpisodeRef) -> EpisodeRef:
@@ -118,18 +132,14 @@ def _companion(path: UPath) -> Companion:
         raise SourceError(
             message, str(path), f"known: {KNOWN}; name files one by one to leave others out", "unknown_file"
         )
-    keys: dict[tuple[str, str], list[str]] = {}
-    for key, value in entries.items():
-        recording = _recording(kind, key, value)
-        if recording is not None:
-            keys.setdefault(recording.key, []).append(key)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Companion(kind, path.name, digest, entries, {key: tuple(found) for key, found in keys.items()})
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
+    return Companion(kind, path.name, digest, entries)
 
 
 def _kind(entries: Mapping[str, Any]) -> Kind | None:
     """What the file is, by what its first entries look like; None where they look like nothing known, or disagree."""
-    kinds = {_entry_kind(key, value) for key, value in list(entries.items())[:_LOOKED_AT]} - {"empty"}
+    kinds = {_entry_kind(key, value) for key, value in itertools.islice(entries.items(), _LOOKED_AT)} - {"empty"}
     return cast(Kind, kinds.pop()) if len(kinds) == 1 and None not in kinds else None
 
 
@@ -196,7 +206,7 @@ class Companions:
         for file in self.files:
             if file.kind == "paths" and not uuid:
                 uuid = file.find(recordings, "")[0] or ""
-            path = file.entries.get(uuid) if file.kind == "paths" and uuid else None
+            path = file.entry(uuid) if file.kind == "paths" and uuid else None
             named = droid_names.of_path(path) if isinstance(path, str) else None
             if named is not None:
                 recordings.append(named)
@@ -238,7 +248,7 @@ class _Notes:
             what = "several entries that could be this recording" if several else "no entry for this recording"
             self._note("unmatched_annotation", Severity.INFO, file, f"{file.name} has {what}")
             return
-        value = file.entries[key]
+        value = file.entry(key)
         if file.kind == "keep_ranges":
             self._keep_ranges(file, value)
         elif not isinstance(value, dict):
