@@ -8,8 +8,7 @@ import h5py
 import numpy as np
 
 from pipelines import hdf5_files
-from pipelines.hdf5_episode import Content, Listed, collect, count_steps, is_language
-from pipelines.video import VideoTools
+from pipelines.hdf5_episode import JPEG, Content, Listed, collect, count_steps, is_language
 from schemas.episode import Instruction
 from schemas.recipes import Limits
 
@@ -40,7 +39,7 @@ def listed(root: h5py.Group, where: str) -> list[Listed]:  # noqa: ARG001 the fi
     return [Listed("")]
 
 
-def read(root: h5py.Group, group: str, video: VideoTools, limits: Limits, where: str) -> Content:  # noqa: ARG001
+def read(root: h5py.Group, group: str, limits: Limits, where: str) -> Content:  # noqa: ARG001
     """The file's episode. Raises CorruptEpisode."""
     arrays = hdf5_files.arrays(root, where)
     lengths = dict(arrays).get(_LENGTHS)
@@ -50,7 +49,7 @@ def read(root: h5py.Group, group: str, video: VideoTools, limits: Limits, where:
             content.instructions.append(Instruction(value, key))
         else:
             content.attribute(key, value)
-    collect(content, [one for one in arrays if one[0] != _LENGTHS], _is_of_steps, video, limits)
+    collect(content, [one for one in arrays if one[0] != _LENGTHS], _is_of_steps, limits)
     if lengths is not None:
         _compare_lengths(content, hdf5_files.numbers(lengths, limits, where))
     return content
@@ -62,7 +61,8 @@ def _is_of_steps(name: str) -> bool:
 
 def _compare_lengths(content: Content, lengths: np.ndarray) -> None:
     """``compress_len`` [cameras, T] against the pictures; kept as a stream [T, cameras], for it tells how they were made."""
-    found = [sizes for _, sizes in sorted(content.image_bytes.items())]
+    encoded = sorted((name, images) for name, images in content.pictures.items() if images[0].startswith(JPEG))
+    found = [[len(image) for image in images] for _, images in encoded]
     if lengths.ndim != 2 or lengths.shape[1] != content.num_steps:
         message = f"{_LENGTHS} is {list(lengths.shape)}, the episode has {content.num_steps} steps; not read"
         content.note("array_left_out", _LENGTHS, message)

@@ -7,7 +7,8 @@ of bytes that begin as JPEG or PNG do are encoded pictures (padding of zeros tak
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -17,17 +18,18 @@ import h5py
 import numpy as np
 
 from pipelines import hdf5_files
-from pipelines.recordings import file_view, packed_view, pixels_view, spanned_instructions
+from pipelines.recordings import file_view, packed_view, png, spanned_instructions
 from pipelines.video import VideoTools
 from schemas.episode import Clock, EncodedView, Instruction, Scalar, Stream
 from schemas.errors import CorruptEpisode
 from schemas.findings import Finding, Severity
-from schemas.fingerprint import array_sha256, fingerprint
+from schemas.fingerprint import fingerprint
 from schemas.recipes import Limits
 from schemas.time import NANOSECONDS, TimeGrid
 
 Kind = Literal["numbers", "pixels", "encoded", "text", "other"]
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
+JPEG = b"\xff\xd8\xff"
+_MAGIC = (JPEG, b"\x89PNG\r\n\x1a\n")
 _LEAST_SIDE_PX = 16
 """Smaller arrays of bytes are numbers."""
 _LANGUAGE = ("language", "instruction", "task", "prompt")
@@ -56,6 +58,8 @@ class Content:
     where: str
     num_steps: int
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    pictures: dict[str, list[bytes]] = field(default_factory=dict)
+    """PNG or JPEG files by camera."""
     views: list[EncodedView] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
     step_texts: dict[str, list[str]] = field(default_factory=dict)
@@ -66,9 +70,8 @@ class Content:
     """Recorded times of the steps, where the file has them."""
     declared_rate: Fraction | None = None
     robot_type: str = ""
-    image_bytes: dict[str, list[int]] = field(default_factory=dict)
-    """Sizes of encoded pictures by camera."""
-    hashes: list[Any] = field(default_factory=list)
+    hashes: list[str] = field(default_factory=list)
+    """Of each array as it was read."""
 
     def note(self, rule: str, name: str, message: str, severity: Severity = Severity.WARNING) -> None:
         """Adds a finding."""
@@ -86,7 +89,54 @@ class Content:
     def source_sha256(self) -> str:
         """Hash of all that was read."""
         texts = [instruction.text for instruction in self.instructions]
-        return fingerprint("hdf5-1", sorted(self.hashes, key=repr), sorted(self.attributes.items()), texts)
+        return fingerprint("hdf5-1", sorted(self.hashes), sorted(self.attributes.items()), texts)
+
+    def plain(self) -> tuple[dict[str, Any], list[bytes | memoryview]]:
+        """Everything as JSON types, and the bytes of arrays and pictures in the order in which they are named there."""
+        header = {
+            "num_steps": self.num_steps,
+            "numbers": [(name, values.dtype.str, values.shape) for name, values in self.numbers.items()],
+            "pictures": [(name, [len(image) for image in images]) for name, images in self.pictures.items()],
+            "instructions": [(one.text, one.field) for one in self.instructions],
+            "step_texts": self.step_texts,
+            "attributes": self.attributes,
+            "findings": [(one.rule, one.severity.value, one.where, one.message) for one in self.findings],
+            "seconds": None if self.seconds is None else self.seconds.astype(np.float64).tolist(),
+            "declared_rate": None if self.declared_rate is None else str(self.declared_rate),
+            "robot_type": self.robot_type,
+            "hashes": self.hashes,
+        }
+        parts: list[bytes | memoryview] = [np.ascontiguousarray(values).data for values in self.numbers.values()]
+        return header, [*parts, *(image for images in self.pictures.values() for image in images)]
+
+    @classmethod
+    def from_plain(cls, where: str, header: dict[str, Any], take: Callable[[int], bytes]) -> "Content":
+        """Inverse of ``plain``; ``take`` gives the next so many bytes. Raises KeyError, TypeError or ValueError for nonsense."""
+        content = cls(where, int(header["num_steps"]))
+        for name, dtype, shape in header["numbers"]:
+            kind = np.dtype(dtype)
+            if kind.kind not in "biuf":
+                raise ValueError(f"an array of {kind}")
+            data = take(math.prod(shape) * kind.itemsize)
+            content.numbers[name] = np.frombuffer(data, kind).reshape(shape)
+        content.pictures = {name: [take(size) for size in sizes] for name, sizes in header["pictures"]}
+        content.instructions = [Instruction(text, source) for text, source in header["instructions"]]
+        content.step_texts = header["step_texts"]
+        content.attributes = header["attributes"]
+        content.findings = [
+            Finding(rule, Severity(severity), place, message) for rule, severity, place, message in header["findings"]
+        ]
+        content.seconds = None if header["seconds"] is None else np.array(header["seconds"], np.float64)
+        content.declared_rate = None if header["declared_rate"] is None else Fraction(header["declared_rate"])
+        content.robot_type = header["robot_type"]
+        content.hashes = header["hashes"]
+        return content
+
+    def pack(self, video: VideoTools) -> None:
+        """Makes views of the pictures. Raises CorruptEpisode or DecodeError."""
+        for name, images in self.pictures.items():
+            times_ns: np.ndarray = np.arange(len(images), dtype=np.int64)
+            self.views.append(packed_view(name, images, times_ns, video, self.where))
 
     def times(self, count: int, name: str) -> tuple[np.ndarray, Clock]:
         """int64 [count] and their clock: recorded times of the first steps, else a grid of the declared rate, else indices.
@@ -132,7 +182,6 @@ def collect(
     content: Content,
     arrays: Sequence[tuple[str, h5py.Dataset]],
     is_of_steps: Callable[[str], bool],
-    video: VideoTools,
     limits: Limits,
 ) -> None:
     """Reads the arrays into ``content``.
@@ -145,7 +194,7 @@ def collect(
         if kind == "text":
             _text(content, name, array, limits)
         elif kind in ("pixels", "encoded"):
-            content.views.append(_view(content, name, array, kind, video, limits))
+            content.pictures[name] = _pictures(content, name, array, kind, limits)
         elif kind == "other":
             content.note(
                 "array_left_out", name, f"{name} is {_shape(array)}, which has no place in an episode; not read"
@@ -153,7 +202,7 @@ def collect(
         elif len(array.shape) and array.shape[0] == content.num_steps:
             values = hdf5_files.numbers(array, limits, content.where)
             content.numbers[name] = values
-            content.hashes.append((name, values.dtype.str, values.shape, array_sha256(values)))
+            content.hashes.append(fingerprint(name, values))
         elif is_of_steps(name):
             message = f"{name} is {_shape(array)}, the episode has {content.num_steps} steps"
             hint = "its recorder lost rows; leave the episode out, or fetch the file again"
@@ -183,12 +232,12 @@ def add_side_videos(content: Content, files: Mapping[str, Path], video: VideoToo
     Where the recording holds pictures of its own they are previews of these: not read, with a finding.
     """
     for key, path in sorted(files.items()):
-        if content.image_bytes or content.views:
+        if content.pictures:
             message = f"{path.name} lies beside pictures in the file itself; not read"
             content.note("side_video_left_out", key, message, Severity.INFO)
             continue
         view, digest = file_view(key, path, video, limits, f"{path.name} ({content.where})")
-        content.hashes.append((key, digest))
+        content.hashes.append(fingerprint(key, digest))
         content.views.append(view)
 
 
@@ -237,9 +286,8 @@ def _row_bytes(row: Any) -> bytes:
     ).rstrip(b"\0")
 
 
-def _view(
-    content: Content, name: str, array: h5py.Dataset, kind: Kind, video: VideoTools, limits: Limits
-) -> EncodedView:
+def _pictures(content: Content, name: str, array: h5py.Dataset, kind: Kind, limits: Limits) -> list[bytes]:
+    """The pictures as files: PNG of raw ones, encoded ones as they are."""
     where = content.where
     num_frames = array.shape[0]
     num_pixels = array.shape[1] * array.shape[2] if kind == "pixels" else 0
@@ -248,30 +296,24 @@ def _view(
         raise CorruptEpisode(message, where, "raise limits.max_frames or limits.max_pixels", "too_large")
     if num_frames == 0:
         raise CorruptEpisode(f"{name} has no pictures", where, "leave the episode out of the data set", "empty")
-    times_ns: np.ndarray = np.arange(num_frames, dtype=np.int64)
     digest = hashlib.sha256()
-
-    def hashed() -> Iterator[np.ndarray]:
-        for frame in hdf5_files.rows(array, limits, where):
-            native = frame[..., 0] if frame.ndim == 3 and frame.shape[2] == 1 else frame
-            digest.update(np.ascontiguousarray(native).tobytes())
-            yield native.astype(native.dtype.newbyteorder("="), copy=False)
-
-    if kind == "pixels":
-        view = pixels_view(name, hashed(), times_ns, video, where)
-    else:
-        images = [_row_bytes(row) for row in hdf5_files.rows(array, limits, where)]
-        content.image_bytes[name] = [len(image) for image in images]
-        for image in images:
-            digest.update(image)
-        view = packed_view(name, images, times_ns, video, where)
-    content.hashes.append((name, num_frames, digest.hexdigest()))
-    return view
+    images = []
+    for row in hdf5_files.rows(array, limits, where):
+        if kind == "encoded":
+            images.append(_row_bytes(row))
+            digest.update(images[-1])
+            continue
+        frame = row[..., 0] if row.ndim == 3 and row.shape[2] == 1 else row
+        frame = np.ascontiguousarray(frame.astype(frame.dtype.newbyteorder("="), copy=False))
+        digest.update(frame.data)
+        images.append(png(frame, where, name))
+    content.hashes.append(fingerprint(name, num_frames, digest.hexdigest()))
+    return images
 
 
 def _text(content: Content, name: str, array: h5py.Dataset, limits: Limits) -> None:
     found = hdf5_files.texts(array, limits, content.where)
-    content.hashes.append((name, found))
+    content.hashes.append(fingerprint(name, found))
     if is_language(name) and len(found) == content.num_steps > 1:
         content.step_texts[name] = found
     elif is_language(name) and found:

@@ -12,7 +12,6 @@ import numpy as np
 
 from pipelines import hdf5_files
 from pipelines.hdf5_episode import Content, Listed, collect, count_steps
-from pipelines.video import VideoTools
 from schemas.errors import CorruptEpisode
 from schemas.findings import Severity
 from schemas.recipes import Limits
@@ -33,7 +32,7 @@ def listed(root: h5py.Group, where: str) -> list[Listed]:
     return [Listed(name) for name in hdf5_files.names(root, where)]
 
 
-def read(root: h5py.Group, group: str, video: VideoTools, limits: Limits, where: str) -> Content:
+def read(root: h5py.Group, group: str, limits: Limits, where: str) -> Content:
     """One trial. Raises CorruptEpisode."""
     trial = hdf5_files.member(root, group, where)
     if not isinstance(trial, h5py.Group):
@@ -42,7 +41,7 @@ def read(root: h5py.Group, group: str, video: VideoTools, limits: Limits, where:
     content = Content(where, count_steps(arrays, (*_ACTIONS, *_TIMES), where))
     for key, value in hdf5_files.attributes(trial, where).items():
         content.attribute(key, value)
-    collect(content, arrays, lambda name: "/" not in name or name.startswith("data/"), video, limits)
+    collect(content, arrays, lambda name: "/" not in name or name.startswith("data/"), limits)
     content.seconds = next((content.numbers[name] for name in _TIMES if name in content.numbers), None)
     _without_placeholders(content)
     return content

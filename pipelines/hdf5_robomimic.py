@@ -14,7 +14,6 @@ import h5py
 
 from pipelines import hdf5_files
 from pipelines.hdf5_episode import Content, Listed, collect, count_steps, json_object
-from pipelines.video import VideoTools
 from schemas.episode import Instruction, Scalar
 from schemas.errors import CorruptEpisode
 from schemas.findings import Severity
@@ -53,7 +52,7 @@ def listed(root: h5py.Group, where: str) -> list[Listed]:
     return found
 
 
-def read(root: h5py.Group, group: str, video: VideoTools, limits: Limits, where: str) -> Content:
+def read(root: h5py.Group, group: str, limits: Limits, where: str) -> Content:
     """One demonstration. Raises CorruptEpisode."""
     data = _data(root, where)
     name = group.rpartition("/")[2]
@@ -65,7 +64,7 @@ def read(root: h5py.Group, group: str, video: VideoTools, limits: Limits, where:
     if "next_obs" in hdf5_files.names(demo, where):
         message = "next_obs repeats obs one step later; not read"
         content.note("next_obs_left_out", "next_obs", message, Severity.INFO)
-    collect(content, arrays, _is_of_steps, video, limits)
+    collect(content, arrays, _is_of_steps, limits)
     said = hdf5_files.attributes(data, where)
     own = hdf5_files.attributes(demo, where)
     for key, value in (*said.items(), *own.items()):

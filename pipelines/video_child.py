@@ -5,12 +5,9 @@ not be imported by the owner's side, which talks to it through ``video_process``
 """
 
 import contextlib
-import fcntl
 import math
 import mmap
 import os
-import resource
-import select
 import signal
 import socket
 import sys
@@ -21,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import video_wire
+from pipelines.lifeline import die_with_owner, limit_memory
 from pipelines.video_cut import cut, pack
 from pipelines.video_demux import Facts, Refusal, glance, refused, scan
 from pipelines.video_frames import FramePlan, frames, plan_frames
@@ -190,33 +188,12 @@ class Child:
         video_wire.send(self._link, {"kind": "stopped"})
 
 
-def _die_with_owner(lifeline: int) -> None:
-    """Has the kernel send SIGKILL when the owner's end of the pipe closes: at once, and even if this process hangs."""
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([lifeline], [], [], 0)[0]:  # it closed before we asked
-        sys.exit(0)
-
-
-def _limit_memory(memory_mb: int) -> None:
-    """Allows ``memory_mb`` of address space beyond what the imports took, and no core dumps."""
-    with open("/proc/self/statm") as status:  # noqa: PTH123
-        pages = int(status.read().split()[0])
-    allowed = pages * resource.getpagesize() + (memory_mb << 20)
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
-    if most != resource.RLIM_INFINITY:
-        allowed = min(allowed, most)
-    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def main(arguments: list[str]) -> int:
     """Serves the owner at the other end; 0 when it is gone, 77 when memory ran out where nothing could be said."""
     link, lifeline, memory_mb = (int(argument) for argument in arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_owner(lifeline)
-    _limit_memory(memory_mb)
+    die_with_owner(lifeline)
+    limit_memory(memory_mb)
     try:
         Child(socket.socket(fileno=link)).run()
     except video_wire.Disconnected:

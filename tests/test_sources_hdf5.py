@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import sys
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from pipelines import cards
 from pipelines.channels import to_episode
+from pipelines.hdf5_process import Reader
 from pipelines.sources.hdf5 import SOURCE
 from pipelines.video import VideoTools
 from schemas.episode import RawEpisode
@@ -470,3 +472,47 @@ class TestReal:
 def test_findings_and_refs_are_plain(tmp_path: Path) -> None:
     (ref,) = SOURCE.refs(str(write_aloha(tmp_path / "episode_0.hdf5")))
     assert dataclasses.asdict(ref)["source"] == "hdf5"
+
+
+class TestChild:
+    """Whatever becomes of the child that reads, the next file is read."""
+
+    READY = (
+        "import socket, sys, os, time; from pipelines import video_wire; link = socket.socket(fileno=int(sys.argv[1]));"
+        "video_wire.send(link, {'kind': 'ready'}); video_wire.receive(link);"
+    )
+
+    @pytest.mark.parametrize(
+        ("then", "reason"),
+        [
+            ("time.sleep(60)", "deadline"),
+            ("os.abort()", "reader_crashed"),
+            ("sys.exit(77)", "memory_limit"),
+            ("video_wire.send(link, {'kind': 'done', 'header': 1 << 60}); time.sleep(60)", "reader_crashed"),
+        ],
+    )
+    def test_a_child_that_is_lost_costs_one_question(self, then: str, reason: str) -> None:
+        reader = Reader((sys.executable, "-P", "-c", self.READY + then), least_seconds=0.5)
+        for _ in range(2):  # a new child each time
+            with pytest.raises(CorruptEpisode) as error:
+                reader.ask({"do": "list", "file": "any.h5", "where": "here"}, Limits(), 0)
+            assert (error.value.reason, error.value.where) == (reason, "here")
+            assert error.value.hint
+
+    def test_a_file_that_libhdf5_never_ends_with(self, tmp_path: Path) -> None:
+        """A size in the heap that holds texts of variable length, changed so that libhdf5 2.0 goes round in it."""
+        path = write_robomimic(tmp_path / "a.hdf5", (3, 2)) / "a.hdf5"
+        data = bytearray(path.read_bytes())
+        heap = data.index(b"GCOL")
+        first = int.from_bytes(data[heap + 24 : heap + 32], "little")
+        data[heap + 32 + -(-first // 8) * 8 + 8] = 127
+        path.write_bytes(bytes(data))
+        reader = Reader(least_seconds=3.0)
+        told = {"do": "read", "file": str(path), "layout": "robomimic", "group": "data/demo_0", "where": "here"}
+        with pytest.raises(CorruptEpisode) as error:
+            reader.ask({**told, "limits": Limits().model_dump()}, Limits(), 0)
+        assert error.value.reason in ("deadline", "corrupt")  # another libhdf5 may see it
+        whole = write_robomimic(tmp_path / "b" / "b.hdf5") / "b.hdf5"
+        header, bulk = reader.ask({"do": "list", "file": str(whole), "where": "there"}, Limits(), 0)
+        bulk.close()
+        assert header["layout"] == "robomimic"

@@ -4,21 +4,18 @@ Every ``.hdf5`` and ``.h5`` file below a folder belongs to its set, whatever is 
 top-level names. A file that is damaged, and one of no layout known here, is a reference whose reading fails and says why;
 where no file of a set has a known layout, listing fails and says what was found. ``trajectory.h5`` is DROID's, not read here.
 
-Files are read by ranges and only for the arrays of the episode asked for (``hdf5_files``). Times are recorded ones where the
-layout has them, else plain indices; ``declared_rate`` is what a file says of its environment.
+Files are read by ranges, only for the arrays of the episode asked for, and in a child process (``hdf5_child``). Times are
+recorded ones where the layout has them, else plain indices; ``declared_rate`` is what a file says of its environment.
 """
 
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import cast
 
-import h5py
-
-from pipelines import hdf5_aloha, hdf5_files, hdf5_robohive, hdf5_robomimic
-from pipelines.hdf5_episode import Content, Listed, add_side_videos
+from pipelines import hdf5_child, hdf5_files, hdf5_process
+from pipelines.hdf5_episode import Listed, add_side_videos
 from pipelines.places import place
 from pipelines.recordings import files_state, path_inside, set_folders
 from pipelines.video import VideoTools
@@ -26,10 +23,8 @@ from schemas.episode import EpisodeRef, RawEpisode
 from schemas.errors import CorruptEpisode, SourceError
 from schemas.recipes import Limits
 
-_LAYOUTS: dict[str, ModuleType] = {"robohive": hdf5_robohive, "robomimic": hdf5_robomimic, "aloha": hdf5_aloha}
 _OTHERS = ("trajectory.h5",)
 _DIGITS = 6
-_SHOWN = 12
 
 
 def _is_recording(path: Path) -> bool:
@@ -62,7 +57,7 @@ class Hdf5Source:
             refs += found
             strange += [unknown] if unknown else []
         if strange and len(strange) == len(files):
-            hint = f"known are files with {'; '.join(layout.MARKS for layout in _LAYOUTS.values())}"
+            hint = f"known are files with {'; '.join(layout.MARKS for layout in hdf5_child.LAYOUTS.values())}"
             raise SourceError(strange[0], location, hint, "unknown_layout")
         return sorted(refs, key=lambda ref: ref.key)
 
@@ -79,8 +74,9 @@ class Hdf5Source:
         if files_state(folder, [details["file"], *side.values()]) != ref.state:
             message = "its file changed after it was listed"
             raise CorruptEpisode(message, where, "run the same command again", "changed_while_reading")
-        with hdf5_files.opened(path_inside(folder, details["file"], where), where) as top:
-            content: Content = _LAYOUTS[details["layout"]].read(top, details["group"], video, limits, where)
+        path = path_inside(folder, details["file"], where)
+        content = hdf5_process.read(str(path), details["layout"], details["group"], limits, ref.num_bytes, where)
+        content.pack(video)
         videos = {key: path_inside(folder, name, where) for key, name in side.items()}
         add_side_videos(content, videos, video, limits)
         places = {name: details[name] for name in ("file", "group") if details[name]}
@@ -100,21 +96,18 @@ class Hdf5Source:
         """The references of a file, and what is strange about it where its layout is not known."""
         relative = path.relative_to(folder).as_posix()
         where = f"{relative} ({location})"
-        layout, unknown = "", ""
+        beside = _side_videos(path)
+        layout, unknown, episodes = "", "", [Listed("")]
         try:
-            with hdf5_files.opened(path, where) as root:
-                members = hdf5_files.names(root, where)
-                layout = next((name for name, one in _LAYOUTS.items() if one.knows(root, members, where)), "")
-                if layout:
-                    episodes: list[Listed] = _LAYOUTS[layout].listed(root, where)
-                else:
-                    unknown = f"{relative} is of no layout known here: it holds {_described(root, members, where)}"
-                    episodes = [Listed("", problem="unknown_layout", message=unknown)]
+            layout, episodes, held = hdf5_process.listed(str(path), where)
+            if not layout:
+                films = "".join(f"; beside it lies {film.name}" for film in beside.values())
+                unknown = f"{relative} is of no layout known here: it holds {held}{films}"
+                episodes = [Listed("", problem="unknown_layout", message=unknown)]
         except SourceError as error:
             episodes = [Listed("", problem=error.reason, message=error.message)]
         if layout and not episodes:
             episodes = [Listed("", problem="empty", message=f"{relative} holds no episode")]
-        beside = _side_videos(path)
         size = path.stat().st_size
         refs = []
         for episode in episodes:
@@ -147,15 +140,6 @@ def _key(relative: str, group: str) -> str:
     """``file/group`` with numbers padded, so that 2 comes before 10."""
     name = f"{relative.rpartition('.')[0]}/{group}" if group else relative.rpartition(".")[0]
     return re.sub(r"\d+", lambda match: match[0].zfill(_DIGITS), name)
-
-
-def _described(root: h5py.Group, members: Sequence[str], where: str) -> str:
-    """The top-level members with their shapes."""
-    told = []
-    for name in members[:_SHOWN]:
-        node = hdf5_files.member(root, name, where)
-        told.append(f"{name} {list(node.shape or ())}" if isinstance(node, h5py.Dataset) else f"{name}/")
-    return ", ".join(told) + (", ..." if len(members) > _SHOWN else "") if told else "nothing"
 
 
 def _side_videos(path: Path) -> dict[str, Path]:
