@@ -87,6 +87,16 @@ def since(stamps_ms: np.ndarray, origin_ms: int) -> np.ndarray | None:
     return (stamps_ms.astype(np.int64) - np.int64(origin_ms)) * 1_000_000
 
 
+def thrifty(name: str, values: np.ndarray) -> np.ndarray:
+    """``values`` [T, ...]; of a calibration that is the same on all rows, one row that is seen T times.
+
+    A station has dozens of them, and a long recording would hold gigabytes of equal rows.
+    """
+    if name.startswith((EXTRINSICS, INTRINSICS)) and len(values) and (values == values[0]).all():
+        return np.broadcast_to(values[0].copy(), values.shape)
+    return values
+
+
 def calibrations(
     arrays: dict[str, np.ndarray], metadata: Mapping[str, Any], cameras: Mapping[str, str]
 ) -> list[Calibration]:

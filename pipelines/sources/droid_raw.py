@@ -223,7 +223,7 @@ class _Reading:
                     message = f"its arrays declare more than the {self._limits.max_array_bytes} bytes allowed"
                     hint = "raise limits.max_array_bytes in the recipe"
                     raise CorruptEpisode(message, where, hint, "too_large")
-                found[name] = hdf5_files.numbers(array, self._limits, where)
+                found[name] = droid_cameras.thrifty(name, hdf5_files.numbers(array, self._limits, where))
         return self._of_one_length(found, where), written
 
     def _of_one_length(self, found: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
