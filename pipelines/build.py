@@ -16,7 +16,7 @@ from pipelines import registry
 from pipelines.build_unit import LatentChoice
 from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan, describe_group
 from pipelines.lake import Lake, quoted
-from pipelines.numbers import EpisodeNumbers, check_rate, numbers_of
+from pipelines.numbers import EpisodeNumbers, check_rate, instruction_runs, numbers_of
 from pipelines.release import Staging
 from pipelines.rows import META_COLUMNS, StoredEpisode, stored_episode
 from pipelines.stats import Sketch, empty_sketch, merge, normalize, sketch
@@ -24,7 +24,7 @@ from pipelines.storage import file_record, files_under
 from pipelines.tokenizers import Tokenizer
 from pipelines.versions import superseded
 from pipelines.views import target_size
-from pipelines.windows import plan_windows, step_span
+from pipelines.windows import plan_windows
 from schemas.errors import LakeError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
@@ -145,7 +145,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
                 numbers.num_steps,
                 len(windows.starts),
                 _instruction(episode),
-                _instruction_runs(episode, numbers.times_ns),
+                instruction_runs(episode, numbers.times_ns),
                 numbers.action[counted].astype(np.float32),
             )
         )
@@ -194,25 +194,6 @@ def _stored(lake: Lake, episode_ids: Sequence[str], batch: int = 64) -> Iterator
 def _instruction(episode: StoredEpisode) -> str:
     """The first instruction with text; the empty one where the episode has none."""
     return next((one.text for one in episode.instructions if one.text.strip()), "")
-
-
-def _instruction_runs(episode: StoredEpisode, times_ns: np.ndarray) -> tuple[tuple[int, str], ...]:
-    """(first step, text) wherever the instruction changes: the first one with text whose span holds the step.
-
-    One without a span holds everywhere; () where such a one comes first, or there is none.
-    """
-    said = [one for one in episode.instructions if one.text.strip()]
-    if not said or said[0].start_ns is None:
-        return ()
-    chosen: np.ndarray = np.full(len(times_ns), len(said))
-    for number, one in reversed(list(enumerate(said))):
-        start, stop = 0, len(times_ns)
-        if one.start_ns is not None and one.stop_ns is not None:
-            start, stop = step_span(times_ns, one.start_ns, one.stop_ns)
-        chosen[start:stop] = number
-    texts = [*(one.text for one in said), ""]
-    starts = [0, *(np.flatnonzero(np.diff(chosen)) + 1).tolist()]
-    return tuple((start, texts[chosen[start]]) for start in starts)
 
 
 def _group_key(

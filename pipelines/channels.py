@@ -190,7 +190,7 @@ def _carried(times_ns: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarr
     """Times that lay between the steps ``old``, at the same place between ``new``; beyond the ends, as far beyond them."""
     inside = np.interp(times_ns, old, new)
     beyond = np.minimum(times_ns - old[0], 0) + np.maximum(times_ns - old[-1], 0)
-    return np.rint(inside).astype(np.int64) + beyond
+    return np.asarray(np.rint(inside).astype(np.int64) + beyond)
 
 
 def _with_own_rates(raw: RawEpisode, card: DatasetCard) -> RawEpisode:

@@ -20,6 +20,7 @@ from pipelines.resample import (
     resample,
 )
 from pipelines.rows import StoredEpisode
+from pipelines.windows import step_span
 from schemas.episode import EncodedView, Stream
 from schemas.errors import LayoutError, RecipeError
 from schemas.time import TimeGrid
@@ -135,3 +136,22 @@ def _frames(view: EncodedView, times: np.ndarray, step_ns: int) -> Origin:
     following = view.times_ns[np.minimum(ids + 1, view.num_frames - 1)]
     over = (last | (following - shown > gap_ns(period))) & (residual + TOLERANCE_NS >= period)
     return Origin(ids, shown, residual, (found >= 0) & ~over)
+
+
+def instruction_runs(episode: StoredEpisode, times_ns: np.ndarray) -> tuple[tuple[int, str], ...]:
+    """(first step, text) wherever the instruction changes: the first one with text whose span holds the step.
+
+    One without a span holds everywhere; () where such a one comes first, or there is none.
+    """
+    said = [one for one in episode.instructions if one.text.strip()]
+    if not said or said[0].start_ns is None:
+        return ()
+    chosen: np.ndarray = np.full(len(times_ns), len(said))
+    for number, one in reversed(list(enumerate(said))):
+        start, stop = 0, len(times_ns)
+        if one.start_ns is not None and one.stop_ns is not None:
+            start, stop = step_span(times_ns, one.start_ns, one.stop_ns)
+        chosen[start:stop] = number
+    texts = [*(one.text for one in said), ""]
+    starts = [0, *(np.flatnonzero(np.diff(chosen)) + 1).tolist()]
+    return tuple((start, texts[chosen[start]]) for start in starts)
