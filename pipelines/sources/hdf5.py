@@ -16,7 +16,7 @@ from typing import cast
 
 from pipelines import hdf5_child, hdf5_files, hdf5_process
 from pipelines.hdf5_episode import Listed, add_side_videos
-from pipelines.places import place
+from pipelines.places import lists, place
 from pipelines.recordings import files_state, path_inside, set_folders
 from pipelines.video import VideoTools
 from schemas.episode import EpisodeRef, RawEpisode
@@ -145,7 +145,7 @@ def _key(relative: str, group: str) -> str:
 def _side_videos(path: Path) -> dict[str, Path]:
     """Videos in the same folder whose name goes on where that of the file ends, by the rest of their name."""
     found = {}
-    for other in path.parent.iterdir():
+    for other in path.parent.iterdir() if lists(path) else ():
         rest = other.stem.removeprefix(path.stem)
         if other.suffix == ".mp4" and other.stem.startswith(path.stem) and (not rest or not rest[0].isalnum()):
             found[rest.strip("_-.") or "video"] = other
