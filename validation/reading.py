@@ -47,6 +47,7 @@ RULES = (
     Rule("bad_annotation", _WARNING, "an entry of a file published beside the data set is not what it should be"),
     Rule("keep_ranges_do_not_fit", _WARNING, "published keep-ranges reach beyond the recording; they are not used"),
     Rule("zero_intrinsics", _INFO, "published intrinsics of a camera are all zero; they are not taken"),
+    Rule("keeps_nothing", _INFO, "published keep-ranges keep no step of the recording"),
     # damage that costs a part and not the episode
     Rule("damaged_tasks", _WARNING, "the table of tasks is damaged"),
     Rule("bad_metadata", _WARNING, "the metadata of the recording cannot be read"),
