@@ -410,10 +410,8 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
             hint = "copy the data set to a disk or another store, or serve it by a server that knows Range requests"
             return SourceError("the server cannot send parts of a file", self._url(path), hint, "no_ranges")
         said = ", ".join(part for part in (kind, status, getattr(error, "strerror", None) or "") if part)
-        hint = "check the address and the network, then run the same command again with --retry"
-        return SourceError(
-            f"no answer, or none that helps, after several tries ({said})", self._url(path), hint, "unreachable"
-        )
+        hint = "check address and network, then run the same command again (--retry takes failed episodes up)"
+        return SourceError(f"no answer that helps ({said})", self._url(path), hint, "unreachable")
 
     def _no_rights(self, path: str, said: str) -> SourceError:
         hint = "give the credentials by environment or profile (docs/formats.md), never in the location"

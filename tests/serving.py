@@ -25,6 +25,8 @@ class Served:
     """Status to answer with, by the beginning of the path."""
     failures: int = 0
     """How many of the next requests to answer with 503."""
+    needs: str = ""
+    """Header ``Authorization`` of whom it serves."""
     ranges: bool = True
     delay_s: float = 0.0
 
@@ -60,11 +62,13 @@ def served(root: Path) -> Iterator[Served]:
                 failing = state.failures > 0
                 state.failures -= failing
             time.sleep(state.delay_s)
-            if path.startswith("/api/datasets/owner/name"):
-                self._describe(path)
-                return
             file = root / path.lstrip("/").removeprefix("datasets/owner/name/resolve/main/")
             status = 503 if failing else next((s for p, s in state.refused.items() if path.startswith(p)), 200)
+            if state.needs not in ("", self.headers.get("Authorization")):
+                status = 401
+            if status == 200 and path.startswith("/api/datasets/owner/name"):
+                self._describe(path)
+                return
             if status != 200 or not file.is_file():
                 self.send_response(status if status != 200 else 404)
                 self.send_header("Content-Length", "0")

@@ -1,5 +1,6 @@
 """Recordings that lie elsewhere: the same rows as from a folder, few requests, clear errors, and no secrets anywhere."""
 
+import base64
 import json
 import os
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.execute import Executor
-from pipelines import places, registry, remote
+from pipelines import hdf5_process, places, registry, remote
 from pipelines.lake import Lake
 from pipelines.places import below, is_remote, local_file, place
 from pipelines.sources import Source
@@ -28,7 +29,8 @@ from tests.recorded import example, rlds_episode, write_lerobot, write_rlds
 from tests.serving import Served, served
 
 CANARY = "hunter2canary"
-LAYOUTS = ("rlds", "lerobot_v21", "lerobot_v3")
+INDEXED = ("rlds", "lerobot_v21", "lerobot_v3")
+"""Layouts whose index names every file."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,10 +46,10 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``LAYOUT/sample_gantry``: sets of two short episodes."""
+    """A set of two short episodes in every layout, at ``LAYOUT/ROBOT``."""
     root = tmp_path_factory.mktemp("places") / "samples"
-    for layout in LAYOUTS:
-        write_short(root / layout, layout)
+    for layout in registry.names("layouts"):
+        write_short(root / layout, layout, robot=0 if layout == "droid_raw" else 1)
     return root
 
 
@@ -236,14 +238,20 @@ def web(tmp_path: Path) -> Iterator[Served]:
 
 def test_a_web_server_needs_no_listing(samples: Path, local_rows: list[dict[str, Any]], tmp_path: Path) -> None:
     with served(samples) as web:
-        listed = 0
-        for folder in sorted(path.parent for path in samples.rglob("dataset_info.json")) + sorted(
-            path.parent.parent for path in samples.rglob("info.json") if path.parent.name == "meta"
-        ):
-            listed += ingest(f"{web.url}/{folder.relative_to(samples)}", tmp_path / "lake")["listed"]
-        assert listed == 6
-        assert rows(tmp_path / "lake") == local_rows
-        assert not [one for one in web.asked if one[1].endswith("/")]
+        for folder in indexed(samples):
+            assert ingest(f"{web.url}/{folder}", tmp_path / "lake")["listed"] == 2
+    named = [row for row in local_rows if row["source"] in ("rlds", "lerobot")]
+    assert len(named) >= 4
+    assert rows(tmp_path / "lake") == named
+    assert not [one for one in web.asked if one[1].endswith("/")]
+
+
+def indexed(samples: Path) -> list[str]:
+    """Folders of the sets whose index names every file."""
+    marks = sorted([*samples.rglob("dataset_info.json"), *samples.rglob("meta/info.json")])
+    folders = [mark.parent.parent if mark.parent.name == "meta" else mark.parent for mark in marks]
+    assert len(folders) == len(INDEXED)
+    return [folder.relative_to(samples).as_posix() for folder in folders]
 
 
 def large_shard(folder: Path, records: int = 12, payload: int = 200_000) -> Path:
@@ -351,6 +359,21 @@ def test_what_a_server_refuses_has_a_reason(web: Served) -> None:
     assert len(source("rlds").refs(location)) == 2  # it is asked again
 
 
+def test_credentials_of_a_web_server_come_from_netrc(
+    web: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    location = f"{web.url}/{large_shard(web.root, 2).relative_to(web.root)}"
+    web.needs = "Basic " + base64.b64encode(f"user:{CANARY}".encode()).decode()
+    assert reason_of(location) == "no_rights"
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login user password {CANARY}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delitem(remote._systems, "http")
+    fsspec.get_filesystem_class("http").clear_instance_cache()
+    refs = source("rlds").refs(location)
+    assert len(refs) == 2
+    assert CANARY not in repr(refs)
+
+
 def test_nobody_at_home() -> None:
     with served(Path("/nowhere")) as web:
         location = f"{web.url}/set"
@@ -374,8 +397,9 @@ def test_the_hub_of_hugging_face(
     with served(samples) as web:
         hub = remote.Remote(HfFileSystem(endpoint=web.url, token=False), "hf")
         monkeypatch.setitem(remote._systems, "hf", hub)
-        ingest("hf://datasets/owner/name", tmp_path / "lake")
-        assert rows(tmp_path / "lake") == local_rows
+        for layout in INDEXED:
+            ingest(f"hf://datasets/owner/name/{layout}", tmp_path / "lake")
+        assert rows(tmp_path / "lake") == [row for row in local_rows if row["source"] in ("rlds", "lerobot")]
         assert reason_of("hf://datasets/owner/name/none") == "missing_file"
         shard = next(path for path in samples.rglob("*.tfrecord*"))
         part = place(f"hf://datasets/owner/name@main/{shard.relative_to(samples)}")
@@ -440,6 +464,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counted]:
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delitem(remote._systems, "s3", raising=False)
+    monkeypatch.setattr(hdf5_process, "_READER", hdf5_process.Reader())  # a child has the environment of its start
     s3fs.S3FileSystem.clear_instance_cache()
     urllib.request.urlopen(urllib.request.Request(f"{state.url}/moto-api/reset", method="POST")).close()
     s3fs.S3FileSystem().mkdir("recordings")
@@ -466,14 +491,17 @@ def test_s3_ingests_as_a_folder_does(
     words = ["ingest", "s3://recordings/sets/", "--lake", str(lake), "--executor", "inline", "-v", "--json"]
     assert main(words) == 0
     assert rows(lake) == local_rows
-    assert not [one for one in s3.asked if one[0] == "HEAD"]  # listings say all that a HEAD would
+    heads = [path for method, path, _ in s3.asked if method == "HEAD"]
+    assert not [path for path in heads if "/zarr/" not in path]  # listings say all that a HEAD would; zarr asks itself
     said = capsys.readouterr()
     assert json.loads(said.out)["kept"] == len(local_rows)
     assert CANARY not in said.out + said.err + caplog.text
     for path in lake.rglob("*"):
         assert path.is_dir() or CANARY.encode() not in path.read_bytes()
     locations = [one["location"] for row in Lake.open(lake).rows("episodes", ["locations"]) for one in row["locations"]]
-    assert {location.rpartition("/")[0] for location in locations} >= {"s3://recordings/sets/lerobot_v3"}
+    assert {location.rpartition("/")[0] for location in locations} >= {
+        f"s3://recordings/sets/{name}" for name in INDEXED
+    }
 
 
 def test_s3_listings_save_requests_and_ranges_save_bytes(s3: Counted, tmp_path: Path) -> None:
