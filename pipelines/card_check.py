@@ -34,6 +34,7 @@ RULES_OF_CARDS = frozenset(
         "gripper_inverted",
         "camera_not_in_card",
         "missing_depth",
+        "missing_success",
         "language_not_in_card",
         "rate_mismatch",
     }

@@ -49,7 +49,7 @@ def to_episode(raw: RawEpisode, card: DatasetCard, embodiment: Embodiment) -> Ep
         views=views,
         depth=depth,
         instructions=instructions,
-        success=_success(timed, card, where),
+        success=_success(timed, card, findings),
         segments=timed.segments,
         findings=tuple(findings),
     )
@@ -299,8 +299,11 @@ def _instructions(
     return tuple(kept)
 
 
-def _success(raw: RawEpisode, card: DatasetCard, where: str) -> bool | None:
-    """Last value of the success stream, or the fact of that name; None where the card names none, or the text says nothing."""
+def _success(raw: RawEpisode, card: DatasetCard, findings: list[Finding]) -> bool | None:
+    """Last value of the success stream, or the fact of that name.
+
+    None where the card names none, where the text says nothing, and, with a finding, where the episode lacks the field.
+    """
     name = card.success_field
     if name is None:
         return None
@@ -312,5 +315,6 @@ def _success(raw: RawEpisode, card: DatasetCard, where: str) -> bool | None:
         return card.success_texts.get(text)
     if name in attributes:
         return bool(attributes[name])
-    fields = sorted({stream.name for stream in raw.streams} | set(attributes))
-    raise CardError(f"the success field {name!r} is not in the data", where, f"fields found: {', '.join(fields)}")
+    message = f"the card {card.name} reads success from {name}, which this episode does not have; success is unknown"
+    findings.append(Finding("missing_success", Severity.WARNING, name, message))
+    return None

@@ -162,7 +162,6 @@ def test_scalars_and_flags_count_as_one_column() -> None:
         ({"proprio": (ChannelMap(field="state", start=3),)}, "columns 3 to 3 of state", "start and stop"),
         ({"proprio": (ChannelMap(field="state", stop=2),)}, "proprio gets 2 columns", "layout"),
         ({"proprio": ()}, "proprio gets 0 columns", "layout"),
-        ({"success_field": "won"}, "'won' is not in the data", "success"),
     ],
 )
 def test_a_card_that_does_not_fit_is_the_cards_error(changes: dict, message: str, hint: str) -> None:
@@ -170,6 +169,12 @@ def test_a_card_that_does_not_fit_is_the_cards_error(changes: dict, message: str
         to_episode(raw(), card(**changes), ARM)
     assert message in caught.value.message
     assert hint in caught.value.hint
+
+
+def test_success_that_an_episode_does_not_state_is_unknown_and_told() -> None:
+    episode = to_episode(raw(), card(success_field="won"), ARM)
+    assert episode.success is None
+    assert [finding.rule for finding in episode.findings] == ["missing_success"]
 
 
 def test_fields_of_other_lengths_are_the_episodes_error() -> None:

@@ -12,10 +12,12 @@ RULES = (
     # cards
     Rule("camera_not_in_card", _WARNING, "the card gives a camera no view slot; it is not stored"),
     Rule("language_not_in_card", _INFO, "the card does not list a language field; its texts are not stored"),
+    Rule("missing_success", _WARNING, "the episode lacks the field that the card reads success from"),
     Rule("missing_depth", _INFO, "a depth camera that the card lists is not there"),
     Rule("rate_corrected", _INFO, "the card corrects the rate that the source declares"),
     # what is there although it should not be, or the other way round
     Rule("not_in_index", _WARNING, "the episode lies in the files and not in the index of the data set"),
+    Rule("rows_not_in_index", _WARNING, "the table has rows behind the last episode of the index; they are not read"),
     Rule("declared_camera_without_files", _WARNING, "the index declares a camera of which there is no file"),
     Rule("camera_without_video", _INFO, "the annotation lists a camera and names no file for it"),
     Rule("missing_video", _WARNING, "there is no video of a camera that took part"),
@@ -35,12 +37,14 @@ RULES = (
     Rule("column_names", _WARNING, "there are more or fewer column names than columns"),
     Rule("length_mismatch", _WARNING, "the file is off by one about its own length"),
     Rule("container_rate", _WARNING, "a video plays at another rate than the data set declares"),
+    Rule("frame_times_disagree", _WARNING, "rows name other frames of a video than the frame times say"),
     Rule("uneven_frame_times", _WARNING, "the container spaces the frames unevenly; they are read one a step"),
     Rule("bad_rate", _WARNING, "what stands for a rate is none"),
     Rule("cameras_disagree", _WARNING, "metadata and recording name different cameras for one place"),
     Rule("bad_camera_serial", _WARNING, "a serial number of a camera is none, or names two cameras"),
     Rule("success_disagrees", _WARNING, "the source says of success first one thing, then another; the first is taken"),
     Rule("compress_len_disagrees", _WARNING, "the sizes of the pictures are not those that the file tells"),
+    Rule("printed_tensor", _WARNING, "texts are the printed form of tensors that hold the real ones"),
     Rule("several_metadata", _WARNING, "there is more than one file of metadata; the first is taken"),
     # files published beside a data set
     Rule("unmatched_annotation", _INFO, "a file published beside the data set has no entry for this recording"),
