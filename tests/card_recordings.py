@@ -1,11 +1,13 @@
 """Recordings made from cards: exactly the fields a card names, in its source's layout, with values its robot could have.
 
 One function for each source writes one episode; ``record`` chooses it by ``card.source``. What a card does not say of how
-its fields are stored (flags, integers, compressed tensors) stands in ``STORED``, as the published feature lists say.
+its fields are stored (flags, integers, compressed tensors) stands in ``STORED``, as the published feature lists say; fields
+that it only knows its data by are written too.
 """
 
 import io
 import json
+import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,14 +15,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import zarr
 from PIL import Image
 
 from schemas.dataset_card import ChannelMap, DatasetCard
 from schemas.embodiment import ChannelKind, Embodiment, Gripper, Layout, rotation_starts
+from tests import droid_tree
 from tests.recorded import IMAGE, TEXT, example, picture, sequence, table, tensor, write_rlds
+from tests.recorded_hdf5 import fill, padded
 
 NUM_STEPS = 12
 INSTRUCTION = "lift the cup"
@@ -66,6 +72,8 @@ STORED: dict[str, dict[str, dict[str, Any]]] = {
     "viola": _SCALAR_GRIPPER,
 }
 """By card and field, where a field is more than a vector of float32 as wide as the card needs."""
+_WITHOUT_LAST_ACTION = {"irasim_bridge", "irasim_rt1", "robohive_franka"}
+"""Sets that hold no action for the last state."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +90,13 @@ def record(card: DatasetCard, robot: Embodiment, root: Path, seed: int = 7) -> R
     rng = np.random.default_rng(seed)
     proprio = vectors(robot.proprio, robot.proprio_grippers, rng)
     action = vectors(robot.action, robot.action_grippers, rng)
+    num_actions = NUM_STEPS - (card.name in _WITHOUT_LAST_ACTION)
     fields: dict[str, np.ndarray] = {}
     _spread(fields, card.proprio, proprio, rng)
     _spread(fields, card.action, action, rng)
-    return Recording(RECORDERS[card.source](card, robot, root, fields), proprio, action)
+    for one in card.action:
+        fields[one.field] = fields[one.field][:num_actions]
+    return Recording(RECORDERS[card.source](card, robot, root, fields), proprio, action[:num_actions])
 
 
 def vectors(layout: Layout, grippers: Sequence[Gripper], rng: np.random.Generator) -> np.ndarray:
@@ -231,6 +242,131 @@ def _lerobot(card: DatasetCard, robot: Embodiment, root: Path, fields: dict[str,
     return place
 
 
+def _set_name(card: DatasetCard) -> str:
+    """A name that the card would recognize."""
+    return (card.recognize.datasets or (card.name,))[0].replace("*", "")
+
+
+def _with_marks(card: DatasetCard, fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """``fields`` and the others that the card knows its data by: one column, with rows at the rate the card says."""
+    named = {*card.views, *card.depth, card.success_field}
+    marks = {}
+    for name in sorted(set(card.recognize.fields) - set(fields) - named):
+        share = card.rates[name] / (card.control_rate or 1) if name in card.rates else 1
+        marks[name] = np.ones((math.ceil(NUM_STEPS * share), 1), np.float32)
+    return fields | marks
+
+
+def _pixels(camera: int) -> np.ndarray:
+    """uint8 [T, 16, 16, 3]."""
+    steps = np.arange(NUM_STEPS, dtype=np.uint8)[:, None, None, None] + np.uint8(10 * camera)
+    return np.broadcast_to(steps, (NUM_STEPS, 16, 16, 3))
+
+
+def _clips(card: DatasetCard, robot: Embodiment, root: Path, fields: dict[str, np.ndarray]) -> Path:
+    place = root / _set_name(card)
+    facts: dict[str, Any] = {name: [INSTRUCTION] if name == "texts" else INSTRUCTION for name in card.language.fields}
+    if card.success_field is not None:
+        meant = [text for text, is_success in card.success_texts.items() if is_success]
+        facts[card.success_field] = meant[0] if meant else 1
+    if card.recognize.robot_types:
+        facts |= {"robotEmbodiment": card.recognize.robot_types[0], "dataLength": NUM_STEPS}
+        (place / "0" / "trajectories").mkdir(parents=True)
+        (place / "0" / "information.json").write_text(json.dumps(facts))
+        for name, numbers in fields.items():
+            told = {"columns": [f"c{i}" for i in range(numbers.shape[1])], "data": numbers.tolist()}
+            (place / "0" / "trajectories" / f"{name}.json").write_text(json.dumps(told))
+        for camera in card.views:
+            (place / "0" / f"{camera}.mp4").write_bytes(camera.encode())
+        return place
+    facts |= {name: numbers.tolist() for name, numbers in _with_marks(card, fields).items()}
+    (place / "annotation" / "train").mkdir(parents=True)
+    (place / "videos" / "train" / "0").mkdir(parents=True)
+    for number, camera in enumerate(card.views):
+        video = f"videos/train/0/{number}.mp4"
+        (place / video).write_bytes(camera.encode())
+        if camera.startswith("videos/"):
+            facts.setdefault("videos", []).append({"video_path": video})
+        else:
+            facts[camera] = video
+    (place / "annotation" / "train" / "0.json").write_text(json.dumps(facts))
+    return place
+
+
+def _zarr(card: DatasetCard, robot: Embodiment, root: Path, fields: dict[str, np.ndarray]) -> Path:
+    place = root / _set_name(card)
+    group = zarr.create_group(str(place), zarr_format=2)
+    arrays = _with_marks(card, fields)
+    for number, camera in enumerate(card.views):
+        arrays[camera] = _pixels(number)
+    for name, values in arrays.items():
+        group.create_array(f"data/{name}", shape=values.shape, chunks=values.shape, dtype=values.dtype)[:] = values
+    group.create_array("meta/episode_ends", shape=(1,), dtype="i8")[:] = [NUM_STEPS]
+    return place
+
+
+def _hdf5(card: DatasetCard, robot: Embodiment, root: Path, fields: dict[str, np.ndarray]) -> Path:
+    """A RoboHive trial, an ALOHA episode or a demonstration of robomimic, as the names of the fields say."""
+    place = root / _set_name(card)
+    place.mkdir()
+    members: dict[str, Any] = {**_with_marks(card, fields)}
+    if card.success_field is not None:
+        members[card.success_field] = (np.arange(NUM_STEPS) == NUM_STEPS - 1).astype(np.float64)
+    lengths: list[list[int]] = []
+    for number, camera in enumerate(sorted(card.views)):
+        members[camera] = _pixels(number)
+        if card.pictures and "observations/qpos" in fields:
+            members[camera], found = padded([picture(10 * number + step) for step in range(NUM_STEPS)])
+            lengths.append(found)
+    if lengths:
+        members["compress_len"] = np.array(lengths, np.float32)
+    for camera in card.depth:
+        members[camera] = _pixels(0)[..., 0].astype(np.uint16)
+    if "time" in members:
+        members["time"] = np.arange(NUM_STEPS) / 20
+        members["actions"] = np.concatenate([members["actions"], np.full((1, members["actions"].shape[1]), np.nan)])
+        members = {f"Trial0/{name}": values for name, values in members.items()}
+    elif "observations/qpos" in fields:
+        members |= {f"@{name}": INSTRUCTION for name in card.language.fields}
+    else:
+        members = {f"data/demo_0/{name}": values for name, values in members.items()}
+        rate = float(card.control_rate or robot.control_rate or 10)
+        robots = list(card.recognize.robot_types) or [robot.name]
+        told = {"env_name": "Lift", "env_kwargs": {"robots": robots, "control_freq": rate}}
+        members["data/@env_args"] = json.dumps(told)
+        spoken = {"problem_info": ("data/@", "language_instruction"), "ep_meta": ("data/demo_0/@", "lang")}
+        for name in card.language.fields:
+            at, key = spoken[name]
+            members[at + name] = json.dumps({key: INSTRUCTION})
+    with h5py.File(place / "episode_0.hdf5", "w") as file:
+        fill(file, members)
+    return place
+
+
+_SERIALS = {"wrist": droid_tree.WRIST, "ext1": droid_tree.EXT1, "ext2": droid_tree.EXT2}
+
+
+def _droid_raw(card: DatasetCard, robot: Embodiment, root: Path, fields: dict[str, np.ndarray]) -> Path:
+    arrays = {name: values for name, values in droid_tree.columns(NUM_STEPS).items() if "/timestamp/" in name}
+    arrays |= {name: values[:, 0] if values.shape[1] == 1 else values for name, values in fields.items()}
+    facts = droid_tree.metadata(
+        **{f"{key}_cam_serial": _SERIALS[key] if key in card.views else None for key in _SERIALS},
+        robot_serial=f"{(card.recognize.robot_types or ('panda',))[0]}-1",
+        current_task=INSTRUCTION if "current_task" in card.language.fields else None,
+        trajectory_length=NUM_STEPS,
+    )
+    videos = {f"{_SERIALS[key]}.mp4": key.encode() for key in card.views}
+    droid_tree.write_recording(root, arrays=arrays, facts=facts, videos=videos)
+    return root
+
+
 Recorder = Callable[[DatasetCard, Embodiment, Path, dict[str, np.ndarray]], Path]
 """Writes the values [T, width] of each field, and what else the card names; returns the place a source reads."""
-RECORDERS: dict[str, Recorder] = {"rlds": _rlds, "lerobot": _lerobot}
+RECORDERS: dict[str, Recorder] = {
+    "clips": _clips,
+    "droid_raw": _droid_raw,
+    "hdf5": _hdf5,
+    "lerobot": _lerobot,
+    "rlds": _rlds,
+    "zarr": _zarr,
+}

@@ -1,4 +1,4 @@
-"""Every card of a source in ``card_recordings`` reads what it describes; the registries are covered; published numbers fit."""
+"""The registries of Open-X-Embodiment sets are covered by cards, and what others publish of these sets fits them."""
 
 import json
 from fractions import Fraction
@@ -10,60 +10,16 @@ import pytest
 
 from pipelines import cards, registry
 from pipelines.channels import to_episode
-from pipelines.ingest_unit import recognize
 from pipelines.sources import Source
 from pipelines.video import VideoTools
 from schemas.dataset_card import DatasetCard
 from schemas.embodiment import Channel, ChannelKind, Embodiment
 from schemas.episode import Episode
-from schemas.errors import CardError
 from schemas.recipes import Limits
-from tests.card_recordings import INSTRUCTION, NUM_STEPS, RECORDERS, STORED, record
-from tests.fake_video import FakeVideo
+from tests.card_recordings import STORED
 from tests.real import real_data
-from validation.check import Subject
-from validation.checks.values import check_episode
 
 CARDS = {name: cards.load_dataset_card(name) for name in cards.dataset_card_names()}
-RECORDED = sorted(name for name, card in CARDS.items() if card.source in RECORDERS)
-NOBODY_STATES_THE_RATE = {"gnm_dataset", "mujoco_manip", "stanford_mask_vit_converted_externally_to_rlds"}
-OF_THE_CARD = {"out_of_limits", "looks_like_degrees", "quaternion_not_unit", "gripper_off_scale"}
-
-
-def source_of(card: DatasetCard) -> Source:
-    return cast(Source, registry.load("sources", card.source).SOURCE)
-
-
-@pytest.mark.parametrize("name", RECORDED)
-def test_a_recording_made_from_a_card_is_read_by_it(name: str, tmp_path: Path) -> None:
-    card, robot = cards.load_pair(name)
-    made = record(card, robot, tmp_path)
-    source = source_of(card)
-    assert source.datasets(str(tmp_path)) == [str(made.place)]
-    (ref,) = source.refs(str(made.place))
-    raw = source.read(ref, FakeVideo(NUM_STEPS), Limits())
-    assert recognize(raw)[0].name == name
-    if name in NOBODY_STATES_THE_RATE:
-        with pytest.raises(CardError, match="nobody states the control rate") as caught:
-            to_episode(raw, card, robot)
-        assert caught.value.reason == "no_rate"
-        card = card.model_copy(update={"control_rate": Fraction(10)})
-    episode = to_episode(raw, card, robot)
-    for label, maps, values, written in (
-        ("proprio", card.proprio, episode.proprio.values, made.proprio),
-        ("action", card.action, episode.action.values, made.action),
-    ):
-        assert values.shape == written.shape, label
-        scaled = any(one.scale != 1 or one.offset != 0 for one in maps)
-        np.testing.assert_allclose(values, written, rtol=1e-6 if scaled else 0, atol=1e-7 if scaled else 0)
-    assert dict.fromkeys(card.views.values()).keys() == episode.views.keys()
-    assert dict.fromkeys(card.depth.values()).keys() == episode.depth.keys()
-    assert all(view.num_frames == NUM_STEPS for view in (*episode.views.values(), *episode.depth.values()))
-    assert {one.text for one in episode.instructions} == {INSTRUCTION}
-    assert [one.field for one in episode.instructions] == list(card.language.fields or ("task",))
-    assert episode.success is (None if card.success_field is None else True)
-    assert not {one.rule for one in check_episode(Subject(episode, {}))} & OF_THE_CARD
-    assert not {"camera_not_in_card", "language_not_in_card", "missing_depth"} & {one.rule for one in episode.findings}
 
 
 @pytest.mark.parametrize("name", sorted(name for name, card in CARDS.items() if card.source == "rlds"))
@@ -232,7 +188,7 @@ def within(values: np.ndarray, low: Any, high: Any, tolerance: float) -> bool:
 
 
 def episodes(location: Path, card: DatasetCard, robot: Embodiment) -> list[Episode]:
-    source = source_of(card)
+    source = cast(Source, registry.load("sources", card.source).SOURCE)
     with VideoTools(Limits()) as video:
         found = [
             to_episode(source.read(ref, video, Limits()), card, robot)
