@@ -149,19 +149,29 @@ def candidates(signatures: Sequence[np.ndarray]) -> Iterator[tuple[int, int]]:
 
 
 def compare(one: Channels, other: Channels) -> Likeness | None:
-    """How two recordings are the same, if their numbers say that they probably are; else None."""
+    """How two recordings are the same, if their numbers say that they probably are; else None.
+
+    What is measured never comes out the same twice, but commands may be replayed and simulated objects fall alike: where it
+    is not proprio that is the same, no vector that both have by the same name may differ.
+    """
     first, second = _moving(one), _moving(other)
     best: Likeness | None = None
     for stride, offset, finer, names in _alignments(first, second):
-        for vector, other_vector in names:
-            found = _lay(first[vector], second[other_vector], stride, offset, finer, (vector, other_vector))
-            if found is not None and (best is None or _rank(found) > _rank(best)):
+        common = [name for name in first if name in second and min(first[name].shape[1], second[name].shape[1]) > 1]
+        for vector, other_vector in [*names, *((name, name) for name in MEANT if name in common)]:
+            beside = _lay(first[vector], second[other_vector], stride, offset, finer)
+            found = None if beside is None else _likeness(beside, (vector, other_vector), stride, offset, finer)
+            if found is None or (best is not None and _rank(found) <= _rank(best)):
+                continue
+            laid = (_lay(first[name], second[name], stride, offset, finer) for name in common)
+            if "proprio" in (vector, other_vector) or not any(_contradicts(one) for one in laid):
                 best = found
     return best
 
 
 def _rank(likeness: Likeness) -> tuple[float, ...]:
-    return (likeness.num_channels >= 2, likeness.num_moving * likeness.share, likeness.num_channels)
+    meant = sum(name in MEANT for name in (likeness.vector, likeness.other_vector))
+    return (likeness.num_channels >= 2, likeness.num_moving * likeness.share, likeness.num_channels, meant)
 
 
 def _moving(channels: Channels) -> dict[str, np.ndarray]:
@@ -274,43 +284,65 @@ def _by_hash(vectors: Mapping[str, np.ndarray]) -> dict[int, list[tuple[str, int
     return found
 
 
-def _lay(
-    one: np.ndarray, other: np.ndarray, stride: int, offset: int, first_is_finer: bool, names: tuple[str, str]
-) -> Likeness | None:
-    """The two vectors side by side; None where they are not the same."""
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """Two vectors side by side: of the channels of the narrower one that move, [T, C]."""
+
+    differences: np.ndarray
+    """To the channel of the other that follows it most closely."""
+    close: np.ndarray
+    """Whether they are equal within the tolerance."""
+    moves: np.ndarray
+    """Whether it moved since the row before."""
+
+    @property
+    def same(self) -> np.ndarray:
+        """Of each channel, whether it is equal in so many of the rows in which it moves."""
+        found: np.ndarray = (self.close & self.moves).sum(axis=0) >= _MIN_SHARE * self.moves.sum(axis=0)
+        return found
+
+
+def _lay(one: np.ndarray, other: np.ndarray, stride: int, offset: int, first_is_finer: bool) -> _Beside | None:
+    """The two vectors side by side; None where too little of them overlaps, or nothing moves."""
     fine, coarse = (one, other) if first_is_finer else (other, one)
     rows = offset + stride * np.arange(len(coarse))
     inside = (rows >= 0) & (rows < len(fine))
-    num_rows = int(np.count_nonzero(inside))
-    if num_rows < max(_MIN_MOVING, _MIN_OVERLAP * min(len(coarse), len(fine) // stride)):
+    if np.count_nonzero(inside) < max(_MIN_MOVING, _MIN_OVERLAP * min(len(coarse), len(fine) // stride)):
         return None
     narrow, wide = fine[rows[inside]], coarse[inside]
     if narrow.shape[1] > wide.shape[1]:
         narrow, wide = wide, narrow
     with np.errstate(all="ignore"):
         tolerance = _TOLERANCE * _extent(narrow)
-        steps = np.abs(np.diff(narrow, axis=0, prepend=narrow[:1]))
-        moves = steps > tolerance  # [T, C]; where nothing is finite nothing moves
+        moves = np.abs(np.diff(narrow, axis=0, prepend=narrow[:1])) > tolerance
         channels = np.flatnonzero(moves.any(axis=0))
-        differences = np.stack([_nearest(narrow[:, one], wide) for one in channels] or [np.zeros(num_rows)], axis=1)
-    if not len(channels):
+        if not len(channels):
+            return None
+        differences = np.stack([_nearest(narrow[:, one], wide) for one in channels], axis=1)
+    return _Beside(differences, differences <= tolerance[channels], moves[:, channels])
+
+
+def _likeness(
+    beside: _Beside, names: tuple[str, str], stride: int, offset: int, first_is_finer: bool
+) -> Likeness | None:
+    """The evidence that two vectors are the same; None where it is too little."""
+    same = beside.same
+    count = int(np.count_nonzero(same))
+    if count < _MIN_CHANNELS * len(same) or (count == 1 and not set(names) <= set(MEANT)):
         return None
-    close, moves = differences <= tolerance[channels], moves[:, channels]
-    same: np.ndarray = (close & moves).sum(axis=0) >= _MIN_SHARE * moves.sum(axis=0)
-    if np.count_nonzero(same) < _MIN_CHANNELS * len(channels):
-        return None
-    equal: np.ndarray = np.all(close[:, same], axis=1)
-    moving: np.ndarray = np.any(moves[:, same], axis=1)
+    equal: np.ndarray = np.all(beside.close[:, same], axis=1)
+    moving: np.ndarray = np.any(beside.moves[:, same], axis=1)
     num_moving = int(np.count_nonzero(moving))
     share = float(np.mean(equal[moving]))
-    alone = np.count_nonzero(same) == 1
-    if share < _MIN_SHARE or num_moving < (_MIN_MOVING_ALONE if alone else _MIN_MOVING):
+    if share < _MIN_SHARE or num_moving < (_MIN_MOVING_ALONE if count == 1 else _MIN_MOVING):
         return None
-    if alone and not set(names) <= set(MEANT):
-        return None
-    worst = float(differences[:, same][equal].max())
-    count = int(np.count_nonzero(same))
-    return Likeness(*names, count, num_rows, num_moving, share, worst, offset, stride, first_is_finer)
+    worst = float(beside.differences[:, same][equal].max())
+    return Likeness(*names, count, len(equal), num_moving, share, worst, offset, stride, first_is_finer)
+
+
+def _contradicts(beside: _Beside | None) -> bool:
+    """Whether two vectors of the same name differ in most of the channels that move."""
+    return beside is not None and np.count_nonzero(beside.same) < len(beside.same) / 2
 
 
 def _nearest(channel: np.ndarray, vector: np.ndarray) -> np.ndarray:
