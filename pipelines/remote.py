@@ -235,9 +235,13 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: Any) -> bytes:
         """The bytes from ``start`` to ``end`` in one request; raises SourceError where fewer or more come."""
         path = self._strip_protocol(path)
+        if start is None or end is None or start < 0 or end < 0:
+            start, end, _step = slice(start, end).indices(self.info(path)["size"])
+        if end <= start:
+            return b""
         with self._told(path):
             data: bytes = self._inner.cat_file(path, start=start, end=end, **_EXACTLY.get(self._scheme, {}))
-        if start is not None and end is not None and len(data) != end - start:
+        if len(data) != end - start:
             message = f"{len(data)} bytes came where {end - start} were asked for"
             raise SourceError(message, self._url(path), "was it changed just now? run the same command again", "short")
         return data
@@ -250,7 +254,7 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
             if key in self._small:
                 self._small.move_to_end(key)
                 return self._small[key]
-        data = self.cat_file(path, 0, facts["size"]) if facts["size"] else b""
+        data = self.cat_file(path, 0, facts["size"])
         if facts["mark"] and len(data) <= _SMALL_BYTES:
             with self._known_lock:
                 self._small[key] = data
