@@ -15,7 +15,10 @@ from schemas.embodiment import Channel, Embodiment
 from schemas.episode import ANNOTATIONS, EncodedView, Episode, Instruction, RawEpisode, Stream
 from schemas.errors import CardError, CorruptEpisode
 from schemas.findings import Finding, Severity
-from schemas.time import TimeGrid
+from schemas.time import NANOSECONDS, TimeGrid
+
+RATE_TOLERANCE = 0.05
+"""By which recorded times may run faster or slower than the rate a card counts them with; as in the check of clocks."""
 
 
 def to_episode(raw: RawEpisode, card: DatasetCard, embodiment: Embodiment) -> Episode:
@@ -37,6 +40,7 @@ def to_episode(raw: RawEpisode, card: DatasetCard, embodiment: Embodiment) -> Ep
         message = f"the source declares {raw.declared_rate} Hz, the card {card.name} corrects it to {rate} Hz"
         numbers = (("declared_hz", float(raw.declared_rate or 0)), ("control_rate_hz", float(rate)))
         findings.append(Finding("rate_corrected", Severity.INFO, "rate", message, None, numbers))
+    findings += _unused_clock(raw, card, rate)
     views, depth = _slots(timed.views, card, where, findings)
     instructions = _instructions(timed.instructions, card, findings)
     return Episode(
@@ -191,6 +195,20 @@ def _carried(times_ns: np.ndarray, old: np.ndarray, new: np.ndarray) -> np.ndarr
     inside = np.interp(times_ns, old, new)
     beyond = np.minimum(times_ns - old[0], 0) + np.maximum(times_ns - old[-1], 0)
     return np.asarray(np.rint(inside).astype(np.int64) + beyond)
+
+
+def _unused_clock(raw: RawEpisode, card: DatasetCard, rate: Fraction) -> list[Finding]:
+    """What the recorded times of the steps say against the rate that the card counts them with."""
+    steps = _step_stream(raw, card)
+    if steps is None or steps.clock != "source" or card.clock == "source" or len(steps.times_ns) < 2:
+        return []
+    span_ns = int(steps.times_ns[-1]) - int(steps.times_ns[0])
+    recorded = (len(steps.times_ns) - 1) * NANOSECONDS / span_ns if span_ns > 0 else 0.0
+    if abs(recorded / float(rate) - 1) <= RATE_TOLERANCE:
+        return []
+    message = f"the recorded times run at {recorded:.4g} Hz on average, the card {card.name} counts steps at {rate} Hz"
+    numbers = (("recorded_hz", recorded), ("control_rate_hz", float(rate)))
+    return [Finding("recorded_rate_differs", Severity.WARNING, steps.name, message, None, numbers)]
 
 
 def _with_own_rates(raw: RawEpisode, card: DatasetCard) -> RawEpisode:

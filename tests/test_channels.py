@@ -97,6 +97,13 @@ def test_recorded_times_are_kept_only_where_the_card_wants_them() -> None:
     assert kept.action.clock == "source"
     declared = to_episode(recorded, card(), ARM)
     np.testing.assert_array_equal(declared.action.times_ns, np.arange(T) * 100_000_000)
+    assert not declared.findings
+    slow = tuple(dataclasses.replace(one, times_ns=times * 3 // 2, clock="source") for one in raw().streams)
+    (told,) = to_episode(
+        raw(streams=slow, declared_rate=Fraction(10), views=(view("cam", times),)), card(), ARM
+    ).findings
+    assert told.rule == "recorded_rate_differs"
+    assert dict(told.numbers)["recorded_hz"] == pytest.approx(20 / 3)
     np.testing.assert_array_equal(declared.views["primary"].times_ns, np.arange(T) * 100_000_000)
     assert declared.action.clock == "declared"
     carried = declared.raw.stream("force")

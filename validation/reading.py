@@ -14,6 +14,7 @@ RULES = (
     Rule("language_not_in_card", _INFO, "the card does not list a language field; its texts are not stored"),
     Rule("missing_success", _WARNING, "the episode lacks the field that the card reads success from"),
     Rule("missing_depth", _INFO, "a depth camera that the card lists is not there"),
+    Rule("recorded_rate_differs", _WARNING, "recorded times that the card does not use run at another rate"),
     Rule("rate_corrected", _INFO, "the card corrects the rate that the source declares"),
     # what is there although it should not be, or the other way round
     Rule("not_in_index", _WARNING, "the episode lies in the files and not in the index of the data set"),
