@@ -10,7 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from schemas.dataset_card import ChannelMap, DatasetCard
+from schemas.dataset_card import UPRIGHT, ChannelMap, DatasetCard
 from schemas.embodiment import Channel, Embodiment
 from schemas.episode import ANNOTATIONS, EncodedView, Episode, Instruction, RawEpisode, Stream
 from schemas.errors import CardError, CorruptEpisode
@@ -270,7 +270,7 @@ def _slots(
     filled: dict[str, EncodedView] = {}
     for key, slot in card.views.items():
         if key in by_key:
-            filled[slot] = by_key[key]
+            filled[slot] = dataclasses.replace(by_key[key], picture=card.pictures.get(key, UPRIGHT))
         elif slot not in card.optional_views:
             found = ", ".join(sorted(by_key)) or "none"
             message = f"the camera {key} of the view {slot} is not there; found: {found}"

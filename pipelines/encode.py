@@ -26,6 +26,7 @@ from pipelines.versions import superseded
 from pipelines.video import VideoTools
 from pipelines.views import target_size
 from pipelines.windows import clip_frames, gaps_of, num_latent_frames, runs_between_gaps, uncovered
+from schemas.dataset_card import DatasetCard
 from schemas.episode import EncodedView
 from schemas.errors import LakeError, LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import array_sha256, fingerprint
@@ -35,7 +36,7 @@ from schemas.tables import LATENTS
 from schemas.time import TimeGrid, parse_rate, rate_text
 from schemas.work import Outcome, UnitResult, WorkUnit
 
-_COLUMNS = ["outcome", "views", "duration_ns", "control_rate", "num_steps", "dataset", "segments"]
+_COLUMNS = ["outcome", "views", "duration_ns", "control_rate", "num_steps", "dataset", "segments", "card_json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +102,11 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
     works: list[ViewWork] = []
     num_clips = cached = num_frames = latent_bytes = left = 0
     for row in rows:
+        card = DatasetCard.model_validate_json(row["card_json"])
         for value in row["views"]:
             if recipe.views.slots and value["slot"] not in recipe.views.slots:
                 continue
-            view = view_of(value)
+            view = view_of(value, card)
             clips, missed = _clips(row, value["slot"], view, recipe, encoder, views)
             left += missed
             num_clips += len(clips)

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.dataset_card import DatasetCard
+from schemas.dataset_card import UPRIGHT, DatasetCard
 from schemas.embodiment import Embodiment
 from schemas.episode import Calibration, EncodedView, Episode, EpisodeRef, Instruction, Segment, Stream, VideoFile
 from schemas.errors import LakeError, RejectEpisode, WamloomError
@@ -294,14 +294,15 @@ def stored_episode(row: Row) -> StoredEpisode:
     if row["outcome"] != "kept":
         raise LakeError(f"episode {row['episode_id'][:12]} was {row['outcome']}, its data is not in the lake")
     place = row["locations"][0]
+    card = DatasetCard.model_validate_json(row["card_json"])
     return StoredEpisode(
         episode_id=row["episode_id"],
         dataset=row["dataset"],
-        card=DatasetCard.model_validate_json(row["card_json"]),
+        card=card,
         embodiment=Embodiment.model_validate_json(row["embodiment_json"]),
         control_rate=parse_rate(row["control_rate"]),
         streams=tuple(_stream(value) for value in row["streams"]),
-        views={value["slot"]: view_of(value) for value in row["views"] if not value["is_depth"]},
+        views={value["slot"]: view_of(value, card) for value in row["views"] if not value["is_depth"]},
         depth={value["slot"]: view_of(value) for value in row["views"] if value["is_depth"]},
         calibrations=tuple(_calibration(value) for value in row["calibrations"]),
         segments=tuple(segment_of(value) for value in row["segments"]),
@@ -313,8 +314,11 @@ def stored_episode(row: Row) -> StoredEpisode:
     )
 
 
-def view_of(value: Row) -> EncodedView:
-    """A stored view without its video: a file is named relative to the lake, a blob is empty."""
+def view_of(value: Row, card: DatasetCard | None = None) -> EncodedView:
+    """A stored view without its video: a file is named relative to the lake, a blob is empty.
+
+    Without its card nothing is known of how its pixels lie.
+    """
     return EncodedView(
         key=value["key"],
         codec=value["codec"],
@@ -328,6 +332,7 @@ def view_of(value: Row) -> EncodedView:
         first_frame=value["first_frame"],
         sha256=value["sha256"],
         part=value["part"] or "whole",
+        picture=card.pictures.get(value["key"], UPRIGHT) if card else UPRIGHT,
     )
 
 

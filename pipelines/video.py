@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from upath import UPath
@@ -23,6 +23,7 @@ from upath import UPath
 from pipelines import video_wire
 from pipelines.video_process import Budget, DecodingChild, count_in
 from pipelines.video_spool import PART_BYTES, Growing, Spool, file_parts, keep, keep_place, keep_written
+from schemas.dataset_card import Picture
 from schemas.episode import EncodedView, VideoFile
 from schemas.errors import CorruptEpisode, DecodeError, MissingFile
 from schemas.recipes import Limits, ViewsRecipe
@@ -100,6 +101,10 @@ class _Session:
     budget: Budget
     where: str
     is_open: bool = field(default=True)
+
+
+Pixels = Literal["rgb", "gray", "depth"]
+"""What of a frame is decoded: colors, brightness, or one number of 16 bits."""
 
 
 class VideoTools:
@@ -277,10 +282,22 @@ class VideoTools:
         ``view`` expects have to agree. With ``frame_ids`` None every frame of the file is decoded, checked against its
         packet, and has to come out; else those between a key frame and the wanted ones are. Scaled by ``views`` straight
         from the decoder's format with swscale; ``views`` None is the source's size. Matrix and range as tagged (untagged:
-        BT.601, limited); rotation and sample aspect are not applied. JPEG and PNG frames are decoded by their libraries.
+        BT.601, limited); rotation and sample aspect as tagged in the file are not applied. JPEG and PNG frames are decoded by
+        their libraries. What ``view.part`` and ``view.picture`` say of the pixels is: the other eye cut off, upside down
+        turned up, red and blue put in their places.
         Raises DecodeError; ValueError for ``frame_ids`` out of range or order.
         """
-        return self._chunks(view, where, _ids(frame_ids, view.num_frames), views, gray=False)
+        for chunk in self._chunks(view, where, _ids(frame_ids, view.num_frames), views, "rgb"):
+            yield _set_right(chunk, view.picture)
+
+    def decode_depth(self, view: EncodedView, where: str, frame_ids: np.ndarray | None = None) -> Iterator[np.ndarray]:
+        """uint16 chunks [n, H, W] of depth frames, exactly the numbers that are stored: gray PNG or gray video.
+
+        Frames, checks and errors as in ``decode``; the size is the source's. DecodeError ``unsupported_codec`` for pixels
+        that are no single number of up to 16 bits.
+        """
+        for chunk in self._chunks(view, where, _ids(frame_ids, view.num_frames), None, "depth"):
+            yield np.ascontiguousarray(chunk).view("<u2")[..., 0].astype(np.uint16, copy=False)
 
     def thumbnails(self, view: EncodedView, where: str) -> Iterator[np.ndarray]:
         """Every frame small and gray, uint8 chunks [n, h, w], h <= 48, full range: what the picture checks look at.
@@ -288,9 +305,9 @@ class VideoTools:
         As strict as a decode of all frames. Raises DecodeError.
         """
         height = min(THUMBNAIL_HEIGHT_PX, view.height_px)
-        width = max(1, round(view.width_px * height / view.height_px))
+        width = max(1, round(view.shown_width_px * height / view.height_px))
         recipe = ViewsRecipe(height_px=height, width_px=width, fit="stretch", filter="area")
-        return self._chunks(view, where, None, recipe, gray=True)
+        return self._chunks(view, where, None, recipe, "gray")
 
     def close(self) -> None:
         """Ends the child. Decodes still open end with an error; another use starts a new child."""
@@ -309,11 +326,11 @@ class VideoTools:
         self.close()
 
     def _chunks(
-        self, view: EncodedView, where: str, ids: np.ndarray | None, views: ViewsRecipe | None, *, gray: bool
+        self, view: EncodedView, where: str, ids: np.ndarray | None, views: ViewsRecipe | None, pixels: Pixels
     ) -> Iterator[np.ndarray]:
         expected = view.num_frames if ids is None else len(ids)
         self._check_bytes(view.num_bytes, where)
-        session = self._open(view, where, ids, views, gray)
+        session = self._open(view, where, ids, views, pixels)
         given = 0
         try:
             while session.is_open:
@@ -333,12 +350,12 @@ class VideoTools:
             self._stop(session)
 
     def _open(
-        self, view: EncodedView, where: str, ids: np.ndarray | None, views: ViewsRecipe | None, gray: bool
+        self, view: EncodedView, where: str, ids: np.ndarray | None, views: ViewsRecipe | None, pixels: Pixels
     ) -> _Session:
         message: dict[str, Any] = {
             "do": "decode", "container": view.container, "codec": view.codec, "width_px": view.width_px,
             "height_px": view.height_px, "first_frame": view.first_frame, "num_frames": view.num_frames,
-            "exact": view.how != "cut", "gray": gray, "num_ids": None if ids is None else len(ids),
+            "exact": view.how != "cut", "pixels": pixels, "part": view.part, "num_ids": None if ids is None else len(ids),
             "height": views.height_px if views else None, "width": views.width_px if views else None,
             "fit": views.fit if views else "stretch", "filter": views.filter if views else "bilinear",
         }  # fmt: skip
@@ -428,6 +445,17 @@ class VideoTools:
         if num_bytes > self._limits.max_video_bytes:
             text = f"{num_bytes} bytes, allowed are {self._limits.max_video_bytes}"
             raise DecodeError(text, where, "raise limits.max_video_bytes", "too_large")
+
+
+def _set_right(frames: np.ndarray, picture: Picture) -> np.ndarray:
+    """uint8 [n, H, W, 3] as the camera saw it."""
+    if picture.orientation in ("rotated_180", "flipped_vertically"):
+        frames = frames[:, ::-1]
+    if picture.orientation in ("rotated_180", "mirrored"):
+        frames = frames[:, :, ::-1]
+    if picture.channels == "bgr":
+        frames = frames[..., ::-1]
+    return np.ascontiguousarray(frames)
 
 
 def _ids(frame_ids: np.ndarray | None, num_frames: int) -> np.ndarray | None:

@@ -5,6 +5,7 @@ Whatever comes out of the decoder has to be, frame by frame, what the container 
 missing, none too many.
 """
 
+import dataclasses
 import io
 import itertools
 from collections.abc import Callable, Generator, Iterator
@@ -77,12 +78,21 @@ class FramePlan:
     """Whether every frame of the file has to decode, whether shown or not."""
     placement: Placement
     interpolation: Interpolation
-    gray: bool
+    pixels: str
+    """``rgb``, ``gray`` or ``depth``."""
+    left_half: bool
+    """Whether only the left half of each frame is shown."""
+
+    @property
+    def gray(self) -> bool:
+        """Whether one byte a pixel is wanted."""
+        return self.pixels == "gray"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one frame: (H, W, 3), or (H, W) in gray."""
-        return self.placement.target if self.gray else (*self.placement.target, 3)
+        """Of one frame: (H, W, 3), (H, W) in gray, (H, W, 2) for the two bytes of a depth, the low one first."""
+        more = {"rgb": (3,), "gray": (), "depth": (2,)}
+        return (*self.placement.target, *more[self.pixels])
 
 
 def plan_frames(
@@ -108,7 +118,9 @@ def plan_frames(
         )
         raise Refusal("count_mismatch", text)
     positions = np.arange(first, first + count) if wanted is None else first + wanted
-    placement = place(size, request["height"], request["width"], request["fit"])
+    left_half = request["part"] == "left_half"
+    shown = (size[0], size[1] // 2) if left_half else size
+    placement = place(shown, request["height"], request["width"], request["fit"])
     for rows, columns in (placement.scaled, placement.target):
         if rows * columns > limits["max_pixels"]:
             raise Refusal("too_large", f"{columns} x {rows} pixels after scaling", "choose another fit or size")
@@ -120,7 +132,8 @@ def plan_frames(
         whole=wanted is None,
         placement=placement,
         interpolation=_FILTERS[request["filter"]],
-        gray=request["gray"],
+        pixels=request["pixels"],
+        left_half=left_half,
     )
 
 
@@ -259,6 +272,8 @@ def decode_image(data: bytes, position: int, plan: FramePlan) -> np.ndarray:
     """
     size = (plan.facts.height_px, plan.facts.width_px)
     try:
+        if plan.pixels == "depth":
+            return _depth_png(data, size)
         image = _jpeg(data, plan.gray, size) if plan.facts.codec == "mjpeg" else _png(data, size)
     except (ValueError, OSError, SyntaxError) as error:  # SyntaxError: what Pillow says of a broken PNG
         raise Refusal("corrupt_frame", f"image {position} is damaged ({error})") from error
@@ -296,6 +311,17 @@ def _png(data: bytes, size: tuple[int, int]) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
+def _depth_png(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """A gray PNG of 8 or 16 bits as uint16 [H, W]."""
+    if not data.startswith(b"\x89PNG"):
+        raise Refusal("unsupported_codec", "is no PNG, and depth is kept without loss in those only")
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        _check_size((image.height, image.width), size)
+        if image.mode not in ("L", "I;16", "I"):
+            raise Refusal("unsupported_codec", f"has pixels of the kind {image.mode}, and a depth is one number")
+        return np.asarray(image).astype(np.uint16)
+
+
 class _Renderer:
     """Scales and colors frames with one shared swscale context, into one shared canvas."""
 
@@ -303,9 +329,17 @@ class _Renderer:
         self._plan = plan
         self._reformatter = VideoReformatter()
         self._canvas = np.zeros(plan.shape, np.uint8)
+        self._whole: _Renderer | None = None
+        if plan.left_half:  # swscale's filters would mix the two eyes at their border, so: cut first, then scale
+            size = (plan.facts.height_px, plan.facts.width_px)
+            self._whole = _Renderer(dataclasses.replace(plan, left_half=False, placement=Placement(size, size)))
 
     def from_video(self, frame: VideoFrame) -> np.ndarray:
         """A decoded frame in the target's size and colors."""
+        if self._plan.pixels == "depth":
+            return _two_bytes(_depth_of(frame))
+        if self._plan.left_half and self._whole is not None:
+            return self.from_image(self._whole.from_video(frame))
         is_full = frame.color_range == 2 or frame.format.name.startswith("yuvj")
         matrix = _MATRICES.get(frame.colorspace, _BT601)
         # PyAV hands matrix and range to swscale only where source and destination differ in one of them; swscale's own
@@ -321,7 +355,11 @@ class _Renderer:
         )
 
     def from_image(self, image: np.ndarray) -> np.ndarray:
-        """A decoded RGB or gray image in the target's size, by the same filter."""
+        """A decoded RGB, gray or depth image in the target's size, by the same filter."""
+        if self._plan.pixels == "depth":
+            return _two_bytes(image)
+        if self._plan.left_half:
+            image = image[:, : self._plan.facts.width_px // 2]
         if image.shape == self._plan.shape:
             return image
         frame = VideoFrame.from_ndarray(np.ascontiguousarray(image), "gray" if image.ndim == 2 else "rgb24")
@@ -357,3 +395,18 @@ class _Renderer:
         top, left = (height - rows) // 2, (width - columns) // 2
         self._canvas[top : top + rows, left : left + columns] = picture
         return self._canvas
+
+
+def _depth_of(frame: VideoFrame) -> np.ndarray:
+    """The numbers of a gray frame of 9 to 16 bits, uint16 [H, W]."""
+    name = frame.format.name
+    if not (name.startswith("gray") and name.endswith("le")):
+        raise Refusal("unsupported_codec", f"its pixels are {name}, and a depth is one number of more than 8 bits")
+    plane = frame.planes[0]
+    lines = np.frombuffer(plane, "<u2").reshape(-1, plane.line_size // 2)
+    return lines[: frame.height, : frame.width]
+
+
+def _two_bytes(depth: np.ndarray) -> np.ndarray:
+    """uint16 [H, W] as uint8 [H, W, 2], the low byte first."""
+    return np.ascontiguousarray(depth, dtype="<u2").view(np.uint8).reshape(*depth.shape, 2)

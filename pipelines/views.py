@@ -9,7 +9,7 @@ def target_size(views: ViewsRecipe, view: EncodedView) -> tuple[int, int]:
     if views.height_px and views.width_px:
         return views.height_px, views.width_px
     if views.height_px:
-        return views.height_px, max(1, round(view.width_px * views.height_px / view.height_px))
+        return views.height_px, max(1, round(view.shown_width_px * views.height_px / view.height_px))
     if views.width_px:
-        return max(1, round(view.height_px * views.width_px / view.width_px)), views.width_px
-    return view.height_px, view.width_px
+        return max(1, round(view.height_px * views.width_px / view.shown_width_px)), views.width_px
+    return view.height_px, view.shown_width_px

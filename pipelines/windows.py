@@ -3,6 +3,7 @@
 The one place that maps frames to latent frames and back. All windows are half-open index ranges ``(start, stop)``.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -143,7 +144,7 @@ def runs_between_gaps(times_ns: np.ndarray, gaps: Sequence[Segment]) -> list[Spa
         cuts |= {start, stop}
         inside[start:stop] = True
     edges = sorted(cuts)
-    return [span for span in zip(edges, edges[1:], strict=False) if not inside[span[0]]]
+    return [span for span in itertools.pairwise(edges) if not inside[span[0]]]
 
 
 def gaps_of(segments: Sequence[Segment], slots: Sequence[str]) -> list[Segment]:

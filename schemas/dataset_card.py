@@ -52,6 +52,10 @@ class Picture(_Frozen):
     """``bgr``: red and blue come out swapped when the stored picture is decoded as its file format says."""
 
 
+UPRIGHT = Picture()
+"""A camera that simply shows what was there."""
+
+
 class DatasetCard(_Frozen):
     """Maps the fields of one named body of episodes to the channels of an embodiment."""
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from schemas.dataset_card import DatasetCard
+from schemas.dataset_card import UPRIGHT, DatasetCard, Picture
 from schemas.embodiment import Embodiment
 from schemas.findings import Finding
 from schemas.fingerprint import array_sha256, fingerprint
@@ -106,6 +106,14 @@ class EncodedView:
 
     ``data``, ``width_px`` and ``height_px`` are of the file as it is; what is decoded is cut to this part.
     """
+
+    picture: Picture = UPRIGHT
+    """How its pixels lie, as the card says; decoding sets them right."""
+
+    @property
+    def shown_width_px(self) -> int:
+        """Width of what is decoded, before any scaling; the height is always ``height_px``."""
+        return self.width_px // 2 if self.part == "left_half" else self.width_px
 
     @property
     def num_frames(self) -> int:
