@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import h5py
 
-from pipelines import hdf5_aloha, hdf5_files, hdf5_robohive, hdf5_robomimic, video_wire
+from pipelines import hdf5_aloha, hdf5_droid, hdf5_files, hdf5_robohive, hdf5_robomimic, video_wire
 from pipelines.hdf5_episode import Content, Listed
 from pipelines.lifeline import die_with_owner, limit_memory
 from pipelines.places import place
@@ -24,6 +24,10 @@ from schemas.errors import CorruptEpisode, SourceError
 from schemas.recipes import Limits
 
 LAYOUTS: dict[str, ModuleType] = {"robohive": hdf5_robohive, "robomimic": hdf5_robomimic, "aloha": hdf5_aloha}
+"""What the files of the ``hdf5`` source are known by, tried in this order."""
+DROID = "droid"
+"""The layout of ``trajectory.h5``, which only its own source asks for."""
+_READERS = {**LAYOUTS, DROID: hdf5_droid}
 _SHOWN = 12
 
 
@@ -40,7 +44,7 @@ def listed(file: str, where: str) -> tuple[str, list[Listed], str]:
 def read(file: str, layout: str, group: str, limits: Limits, where: str) -> Content:
     """What an episode holds, its pictures as files. Raises SourceError."""
     with hdf5_files.opened(cast(Path, place(file)), where) as root:
-        content: Content = LAYOUTS[layout].read(root, group, limits, where)
+        content: Content = _READERS[layout].read(root, group, limits, where)
         return content
 
 
@@ -75,6 +79,7 @@ def _serve(link: socket.socket) -> None:
             continue
         text = json.dumps(header).encode()
         bulk = video_wire.memory_file([text, *parts])
+        del header, parts  # the owner takes its copy now
         try:
             video_wire.send(link, {"kind": "done", "header": len(text)}, [bulk])
         finally:

@@ -6,6 +6,7 @@ of bytes that begin as JPEG or PNG do are encoded pictures (padding of zeros tak
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,8 @@ JPEG = b"\xff\xd8\xff"
 _MAGIC = (JPEG, b"\x89PNG\r\n\x1a\n")
 _LEAST_SIDE_PX = 16
 """Smaller arrays of bytes are numbers."""
+_NUMBERS_SHARE = 4
+"""Of the bytes an array may have, a quarter for all numbers together: unlike pictures they are held in whole, a few times."""
 _LANGUAGE = ("language", "instruction", "task", "prompt")
 _MAX_SPAN_S = 1e8
 """Three years: recorded times further apart are damage, and would leave int64 nanoseconds."""
@@ -58,6 +61,8 @@ class Content:
     where: str
     num_steps: int
     numbers: dict[str, np.ndarray] = field(default_factory=dict)
+    of_last_step: list[str] = field(default_factory=list)
+    """Those of the numbers that are one row, which belongs to the last step."""
     pictures: dict[str, list[bytes]] = field(default_factory=dict)
     """PNG or JPEG files by camera."""
     views: list[EncodedView] = field(default_factory=list)
@@ -95,7 +100,10 @@ class Content:
         """Everything as JSON types, and the bytes of arrays and pictures in the order in which they are named there."""
         header = {
             "num_steps": self.num_steps,
-            "numbers": [(name, values.dtype.str, values.shape) for name, values in self.numbers.items()],
+            "numbers": [
+                (name, values.dtype.str, values.shape, _is_repeated(values)) for name, values in self.numbers.items()
+            ],
+            "of_last_step": self.of_last_step,
             "pictures": [(name, [len(image) for image in images]) for name, images in self.pictures.items()],
             "instructions": [(one.text, one.field) for one in self.instructions],
             "step_texts": self.step_texts,
@@ -106,19 +114,22 @@ class Content:
             "robot_type": self.robot_type,
             "hashes": self.hashes,
         }
-        parts: list[bytes | memoryview] = [np.ascontiguousarray(values).data for values in self.numbers.values()]
+        sent = [values[:1] if _is_repeated(values) else values for values in self.numbers.values()]
+        parts = [np.ascontiguousarray(values).data if values.size else b"" for values in sent]
         return header, [*parts, *(image for images in self.pictures.values() for image in images)]
 
     @classmethod
     def from_plain(cls, where: str, header: dict[str, Any], take: Callable[[int], bytes]) -> "Content":
         """Inverse of ``plain``; ``take`` gives the next so many bytes. Raises KeyError, TypeError or ValueError for nonsense."""
         content = cls(where, int(header["num_steps"]))
-        for name, dtype, shape in header["numbers"]:
+        for name, dtype, shape, is_repeated in header["numbers"]:
             kind = np.dtype(dtype)
             if kind.kind not in "biuf":
                 raise ValueError(f"an array of {kind}")
-            data = take(math.prod(shape) * kind.itemsize)
-            content.numbers[name] = np.frombuffer(data, kind).reshape(shape)
+            sent = [1, *shape[1:]] if is_repeated else shape
+            data = take(math.prod(sent) * kind.itemsize)
+            content.numbers[name] = np.broadcast_to(np.frombuffer(data, kind).reshape(sent), shape)
+        content.of_last_step = header["of_last_step"]
         content.pictures = {name: [take(size) for size in sizes] for name, sizes in header["pictures"]}
         content.instructions = [Instruction(text, source) for text, source in header["instructions"]]
         content.step_texts = header["step_texts"]
@@ -158,9 +169,14 @@ class Content:
 
     def streams(self) -> tuple[Stream, ...]:
         """The numbers, by name."""
-        return tuple(
-            Stream(name, values, *self.times(len(values), name)) for name, values in sorted(self.numbers.items())
-        )
+        found = []
+        for name, values in sorted(self.numbers.items()):
+            if name in self.of_last_step:
+                times_ns, clock = self.times(self.num_steps, name)
+                found.append(Stream(name, values, times_ns[-1:], clock))
+            else:
+                found.append(Stream(name, values, *self.times(len(values), name)))
+        return tuple(found)
 
     def timed_views(self) -> tuple[EncodedView, ...]:
         """The views, by key. Videos of another length than the steps keep their own times beside recorded ones."""
@@ -200,9 +216,7 @@ def collect(
                 "array_left_out", name, f"{name} is {_shape(array)}, which has no place in an episode; not read"
             )
         elif len(array.shape) and array.shape[0] == content.num_steps:
-            values = hdf5_files.numbers(array, limits, content.where)
-            content.numbers[name] = values
-            content.hashes.append(fingerprint(name, values))
+            add_numbers(content, name, array, limits)
         elif is_of_steps(name):
             message = f"{name} is {_shape(array)}, the episode has {content.num_steps} steps"
             hint = "its recorder lost rows; leave the episode out, or fetch the file again"
@@ -210,6 +224,50 @@ def collect(
         else:
             message = f"{name} is {_shape(array)}, not one row for each of {content.num_steps} steps; not read"
             content.note("array_left_out", name, message)
+
+
+def add_numbers(content: Content, name: str, array: h5py.Dataset, limits: Limits) -> None:
+    """Reads the array of numbers into ``content``. Raises CorruptEpisode, also where all of them are together too large."""
+    declared = math.prod(array.shape) * array.dtype.itemsize
+    held = sum(values[:1].nbytes if _is_repeated(values) else values.nbytes for values in content.numbers.values())
+    allowed = limits.max_array_bytes // _NUMBERS_SHARE
+    if held + declared > allowed:
+        message = f"its arrays of numbers declare more than the {allowed} bytes allowed for all of them, at {name}"
+        hint = "raise limits.max_array_bytes, a quarter of which is for numbers, in the recipe if it is honest"
+        raise CorruptEpisode(message, content.where, hint, "too_large")
+    values = hdf5_files.numbers(array, limits, content.where)
+    content.numbers[name] = values
+    content.hashes.append(fingerprint(name, values))
+
+
+def repeats_later(later: h5py.Dataset, earlier: h5py.Dataset, limits: Limits, where: str) -> bool:
+    """Whether both are pictures, and row t of ``later`` is row t + 1 of ``earlier`` for all but its last row."""
+    kind = _kind(later, limits, where)
+    if kind not in ("pixels", "encoded") or _kind(earlier, limits, where) != kind or later.shape != earlier.shape:
+        return False
+    for array in (later, earlier):
+        _check_pictures(array.name, array, kind, limits, where)
+    following = itertools.islice(hdf5_files.rows(earlier, limits, where), 1, None)
+    pairs = zip(hdf5_files.rows(later, limits, where), following, strict=False)  # the last one has no other
+    if kind == "encoded":
+        return all(_row_bytes(one) == _row_bytes(other) for one, other in pairs)
+    return all(np.array_equal(one, other) for one, other in pairs)
+
+
+def add_last_picture(content: Content, name: str, array: h5py.Dataset, limits: Limits) -> None:
+    """The last row of an array of pictures as the stream of one row ``name``: pixels, or the bytes of its file."""
+    *_, last = hdf5_files.rows(array, limits, content.where)
+    encoded = _kind(array, limits, content.where) == "encoded"
+    values = np.frombuffer(_row_bytes(last), np.uint8) if encoded else np.asarray(last)
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)[None]
+    content.numbers[name] = values
+    content.of_last_step.append(name)
+    content.hashes.append(fingerprint(name, values))
+
+
+def _is_repeated(values: np.ndarray) -> bool:
+    """Whether it is one row seen many times."""
+    return len(values) > 1 and values.size > 0 and values.strides[0] == 0
 
 
 def count_steps(arrays: Sequence[tuple[str, h5py.Dataset]], wanted: Sequence[str], where: str) -> int:
@@ -289,13 +347,7 @@ def _row_bytes(row: Any) -> bytes:
 def _pictures(content: Content, name: str, array: h5py.Dataset, kind: Kind, limits: Limits) -> list[bytes]:
     """The pictures as files: PNG of raw ones, encoded ones as they are."""
     where = content.where
-    num_frames = array.shape[0]
-    num_pixels = array.shape[1] * array.shape[2] if kind == "pixels" else 0
-    if num_frames > limits.max_frames or num_pixels > limits.max_pixels:
-        message = f"{name} is {_shape(array)}; allowed are {limits.max_frames} pictures of {limits.max_pixels} pixels"
-        raise CorruptEpisode(message, where, "raise limits.max_frames or limits.max_pixels", "too_large")
-    if num_frames == 0:
-        raise CorruptEpisode(f"{name} has no pictures", where, "leave the episode out of the data set", "empty")
+    _check_pictures(name, array, kind, limits, where)
     digest = hashlib.sha256()
     images = []
     for row in hdf5_files.rows(array, limits, where):
@@ -307,8 +359,18 @@ def _pictures(content: Content, name: str, array: h5py.Dataset, kind: Kind, limi
         frame = np.ascontiguousarray(frame.astype(frame.dtype.newbyteorder("="), copy=False))
         digest.update(frame.data)
         images.append(png(frame, where, name))
-    content.hashes.append(fingerprint(name, num_frames, digest.hexdigest()))
+    content.hashes.append(fingerprint(name, len(images), digest.hexdigest()))
     return images
+
+
+def _check_pictures(name: str, array: h5py.Dataset, kind: Kind, limits: Limits, where: str) -> None:
+    num_frames = array.shape[0]
+    num_pixels = array.shape[1] * array.shape[2] if kind == "pixels" else 0
+    if num_frames > limits.max_frames or num_pixels > limits.max_pixels:
+        message = f"{name} is {_shape(array)}; allowed are {limits.max_frames} pictures of {limits.max_pixels} pixels"
+        raise CorruptEpisode(message, where, "raise limits.max_frames or limits.max_pixels", "too_large")
+    if num_frames == 0:
+        raise CorruptEpisode(f"{name} has no pictures", where, "leave the episode out of the data set", "empty")
 
 
 def _text(content: Content, name: str, array: h5py.Dataset, limits: Limits) -> None:

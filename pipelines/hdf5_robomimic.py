@@ -1,6 +1,8 @@
 """robomimic, robosuite, robocasa and LIBERO files: ``data/demo_N`` holds ``actions``, ``states``, ``obs/...``; ``mask`` splits.
 
-``next_obs`` repeats ``obs`` one step later and is not read; a finding says so. The rate and the robot come from the
+Row t of ``next_obs`` is what was seen after action t. Its numbers are streams like others; pictures that repeat those of
+``obs`` one step later, as robomimic writes them, are compared and only the last one is kept, as the stream of one row
+``next_obs/<camera>``. The rate and the robot come from the
 description of the environment (``env_args`` or ``env_info``), instructions from ``problem_info`` (LIBERO) or a
 demonstration's ``ep_meta`` (robocasa).
 """
@@ -13,7 +15,15 @@ from typing import Any
 import h5py
 
 from pipelines import hdf5_files
-from pipelines.hdf5_episode import Content, Listed, collect, count_steps, json_object
+from pipelines.hdf5_episode import (
+    Content,
+    Listed,
+    add_last_picture,
+    collect,
+    count_steps,
+    json_object,
+    repeats_later,
+)
 from schemas.episode import Instruction, Scalar
 from schemas.errors import CorruptEpisode
 from schemas.findings import Severity
@@ -21,6 +31,7 @@ from schemas.recipes import Limits
 
 MARKS = "a group data with demonstrations (robomimic, robosuite, LIBERO)"
 _STEPS = ("actions", "states", "rewards", "dones", "robot_states")
+_NEXT = "next_obs/"
 _SPLITS = ("train", "valid", "val", "test")
 _MAX_HZ = 100_000
 
@@ -59,12 +70,23 @@ def read(root: h5py.Group, group: str, limits: Limits, where: str) -> Content:
     demo = hdf5_files.member(data, name, where)
     if not isinstance(demo, h5py.Group):
         raise CorruptEpisode(f"{group} is not a group", where, "leave it out of data", "missing_key")
-    arrays = hdf5_files.arrays(demo, where, leave_out=("next_obs",))
+    arrays = hdf5_files.arrays(demo, where)
     content = Content(where, count_steps(arrays, ("actions",), where))
-    if "next_obs" in hdf5_files.names(demo, where):
-        message = "next_obs repeats obs one step later; not read"
-        content.note("next_obs_left_out", "next_obs", message, Severity.INFO)
-    collect(content, arrays, _is_of_steps, limits)
+    by_name = dict(arrays)
+    repeated = {
+        name: array
+        for name, array in arrays
+        if (seen := by_name.get(name.removeprefix("next_"))) is not None
+        and name.startswith(_NEXT)
+        and repeats_later(array, seen, limits, where)
+    }
+    collect(content, [one for one in arrays if one[0] not in repeated], _is_of_steps, limits)
+    for name, array in repeated.items():
+        add_last_picture(content, name, array, limits)
+        message = (
+            f"the pictures of {name} are those of {name.removeprefix('next_')} one step later; the last one is kept"
+        )
+        content.note("next_obs_repeats", name, message, Severity.INFO)
     said = hdf5_files.attributes(data, where)
     own = hdf5_files.attributes(demo, where)
     for key, value in (*said.items(), *own.items()):

@@ -98,16 +98,40 @@ class TestRobomimic:
         )
         assert read(root, 1).instructions[0].text == "a b"
 
-    def test_next_obs_and_odd_members_give_findings(self, tmp_path: Path) -> None:
-        extra = {"next_obs__state": vectors(0, 4, 3), "subtask_ends": np.arange(3), "complex": np.zeros(4, complex)}
+    @pytest.mark.parametrize("stored", ["pixels", "padded"])
+    def test_what_next_obs_has_is_kept(self, tmp_path: Path, stored: str) -> None:
+        seen = pixels(0, 5)
+        files = [picture(10 * step) for step in range(5)]
+        rows = seen if stored == "pixels" else padded(files)[0]
+        changes = {"obs__camera_image": rows[:4], "next_obs__camera_image": rows[1:]}
+        root = write_robomimic(tmp_path / "a.hdf5", {"demo_0": demo(0, 4, next_obs__state=vectors(9, 4, 3), **changes)})
+        raw = read(root)
+        np.testing.assert_array_equal(raw.stream("next_obs/state").values, vectors(9, 4, 3))
+        assert raw.stream("next_obs/state").times_ns.tolist() == raw.stream("actions").times_ns.tolist()
+        last = raw.stream("next_obs/camera_image")
+        expected = seen[4] if stored == "pixels" else np.frombuffer(files[4], np.uint8)
+        np.testing.assert_array_equal(last.values, expected[None])
+        assert last.times_ns.tolist() == raw.stream("actions").times_ns[-1:].tolist()
+        assert [view.key for view in raw.views] == ["obs/camera_image"]
+        assert {(one.rule, one.where) for one in raw.findings} == {("next_obs_repeats", "next_obs/camera_image")}
+        other = rows[1:].copy()
+        other[1] = rows[0]
+        root = write_robomimic(
+            tmp_path / "b" / "b.hdf5", {"demo_0": demo(0, 4, **changes | {"next_obs__camera_image": other})}
+        )
+        raw = read(root)
+        assert [view.key for view in raw.views] == ["next_obs/camera_image", "obs/camera_image"]
+        assert raw.findings == ()
+
+    def test_odd_members_give_findings(self, tmp_path: Path) -> None:
+        extra = {"subtask_ends": np.arange(3), "complex": np.zeros(4, complex)}
         root = write_robomimic(tmp_path / "a.hdf5", {"demo_0": demo(0, 4, at_model_file="<x/>" * 2000, **extra)})
         raw = read(root)
         rules = Counter((finding.rule, finding.where) for finding in raw.findings)
         assert rules == {
-            ("next_obs_left_out", "next_obs"): 1, ("array_left_out", "subtask_ends"): 1,
+            ("array_left_out", "subtask_ends"): 1,
             ("array_left_out", "complex"): 1, ("attribute_left_out", "model_file"): 1,
         }  # fmt: skip
-        assert not any(stream.name.startswith("next_obs") for stream in raw.streams)
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
@@ -329,7 +353,7 @@ class TestFiles:
 
     def test_sizes_are_checked_before_anything_is_read(self, tmp_path: Path) -> None:
         def bomb(demo: h5py.Group) -> None:
-            data = demo.create_dataset("obs/bomb", (4, 1 << 28), "f8", chunks=(1, 1 << 16), compression="gzip")
+            data = demo.create_dataset("obs/bomb", (4, 1 << 24), "f8", chunks=(1, 1 << 16), compression="gzip")
             data[0, :4] = 1
 
         self.check(tmp_path / "bomb", bomb, "too_large", Limits(max_array_bytes=1 << 20))

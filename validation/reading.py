@@ -69,7 +69,7 @@ RULES = (
     Rule("feature_left_out", _WARNING, "a feature cannot be read as numbers, text or pictures"),
     Rule("field_left_out", _WARNING, "a field is no list of numbers; it is not read"),
     Rule("field_seen_late", _WARNING, "a field has fewer rows than the recording, nobody knows which; it is left out"),
-    Rule("next_obs_left_out", _INFO, "next_obs repeats obs one step later; it is not read"),
+    Rule("next_obs_repeats", _INFO, "pictures of next_obs are those of obs one step later; only the last one is kept"),
     Rule("no_last_action", _INFO, "the last state has no action; the empty row is not one"),
     Rule("placeholder_left_out", _INFO, "an array is NaN throughout, the recorder's sign for an empty value"),
     Rule("side_video_left_out", _INFO, "a video lies beside pictures in the file itself; it is not read"),

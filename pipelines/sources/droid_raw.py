@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from upath import UPath
 
-from pipelines import droid_cameras, droid_names, hdf5_files
+from pipelines import droid_cameras, droid_names, hdf5_child, hdf5_process
 from pipelines.places import lists, place
 from pipelines.recordings import check_unchanged, file_view, files_state, path_inside, read_json, set_folders
 from pipelines.video import VideoTools
@@ -209,22 +209,10 @@ class _Reading:
         if not path.is_file():
             raise MissingFile(f"{_ROWS} is missing", self._ref.where, "fetch it from the original data set")
         self._hashes.append((_ROWS, _sha256(path)))
-        found: dict[str, np.ndarray] = {}
-        total = 0
-        with hdf5_files.opened(path, where) as file:
-            written = hdf5_files.attributes(file, where)
-            for name, array in hdf5_files.arrays(file, where):
-                if array.dtype.kind not in "biuf" or not array.shape:
-                    message = f"{name} holds {array.dtype} {array.shape}, not numbers for each row; not read"
-                    self._note("field_left_out", Severity.WARNING, name, message)
-                    continue
-                total += int(array.size) * array.dtype.itemsize
-                if total > self._limits.max_array_bytes:
-                    message = f"its arrays declare more than the {self._limits.max_array_bytes} bytes allowed"
-                    hint = "raise limits.max_array_bytes in the recipe"
-                    raise CorruptEpisode(message, where, hint, "too_large")
-                found[name] = droid_cameras.thrifty(name, hdf5_files.numbers(array, self._limits, where))
-        return self._of_one_length(found, where), written
+        told = str(path), hdf5_child.DROID, "", self._limits, path.stat().st_size, where
+        content = hdf5_process.read(*told)
+        self._findings += content.findings
+        return self._of_one_length(content.numbers, where), content.attributes
 
     def _of_one_length(self, found: dict[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
         """Those with as many rows as the recording: a key that the recorder first saw late has fewer, and nobody knows which."""
