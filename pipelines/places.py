@@ -89,12 +89,24 @@ def state(path: Path | UPath) -> tuple[int, int | str]:
     return facts["size"], facts["mark"]
 
 
+def state_below(root: Path | UPath, relative: str) -> tuple[int, int | str]:
+    """``state`` of the file ``relative`` names under ``root``. Raises OSError."""
+    if isinstance(root, Path):
+        return state(root / relative)
+    facts = _system(root).info("/".join([root.path.rstrip("/"), *_parts(root, relative)]))
+    return facts["size"], facts["mark"]
+
+
 def below(root: UPath, relative: str) -> UPath:
     """``root / relative`` for a remote root, whatever characters ``relative`` has. Raises FileNotFoundError for ``..``."""
+    return root.joinpath(*_parts(root, relative))
+
+
+def _parts(root: UPath, relative: str) -> list[str]:
     parts = [part for part in relative.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), relative)
-    return root.joinpath(*parts) if lists(root) else root.joinpath(*(quote(part) for part in parts))
+    return parts if lists(root) else [quote(part) for part in parts]
 
 
 def together[One, Other](

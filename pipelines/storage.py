@@ -184,7 +184,7 @@ def state_of(root: Path | UPath, relatives: Iterable[str]) -> list[tuple[str, in
     facts: list[tuple[str, int, int | str]] = []
     for name in sorted(set(relatives)):
         try:
-            size, mark = places.state(root / name if isinstance(root, Path) else places.below(root, name))
+            size, mark = places.state_below(root, name)
         except OSError:
             size, mark = -1, 0
         facts.append((name, size, mark))
