@@ -90,13 +90,21 @@ class IndexedEpisode:
     """v3: first row and end in the whole set."""
 
 
+def is_set(folder: UPath) -> bool:
+    """Whether ``folder`` holds a set of version 2 or 3, by its ``meta``."""
+    marks = ("info.json", "episodes.jsonl", "tasks.jsonl", "tasks.parquet", "episodes")
+    return any((folder / "meta" / mark).exists() for mark in marks)
+
+
+def is_v1_set(folder: UPath) -> bool:
+    """Whether ``folder`` holds a set of version 1, by its ``meta_data``; one that was converted has both, and is none."""
+    marks = ("info.json", "episode_data_index.safetensors")
+    return any((folder / "meta_data" / mark).exists() for mark in marks) and not is_set(folder)
+
+
 def read_info(root: UPath) -> Info:
     """Raises SourceError naming file and mend where info.json is missing, torn, of unknown version or hostile."""
-    old = root / "meta_data" / "info.json"
     path = root / "meta" / "info.json"
-    if old.is_file() and not path.exists():
-        hint = f"convert it with lerobot's own scripts; known versions: {', '.join(VERSIONS)}"
-        raise SourceError("this is a LeRobot v1 set", str(old), hint, "unknown_version")
     info = read_json(path, _META_HINT)
     version = str(info.get("codebase_version", "")).strip()
     if version not in VERSIONS:

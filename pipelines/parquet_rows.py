@@ -4,6 +4,7 @@ Nothing here knows what a column means.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -45,7 +46,6 @@ def read_episode(
     if span is not None and span[1] - span[0] != length:
         message = f"the index says {length} rows, but dataset_from_index {span[0]} to dataset_to_index {span[1]}"
         raise CorruptEpisode(message, where, "restore meta/episodes", "length_mismatch")
-    groups = list(range(file.num_row_groups))
     mine = np.flatnonzero(owners == index)
     if len(mine) != length:
         message = f"the index says {length} rows for episode {index}, the data file holds {len(mine)}"
@@ -56,10 +56,7 @@ def read_episode(
     if stop - first != length:
         message = f"the {length} rows of episode {index} do not lie in a row (first {first}, last {stop - 1})"
         raise CorruptEpisode(message, where, "fetch the data file again", "scattered_rows")
-    ends = np.cumsum([file.metadata.row_group(group).num_rows for group in groups])
-    begin, end = int(np.searchsorted(ends, first, side="right")), int(np.searchsorted(ends, stop - 1, side="right"))
-    before = int(ends[begin - 1]) if begin else 0
-    table = _rows(file, groups[begin : end + 1], limits, where).slice(first - before, length)
+    table = read_span(file, first, stop, limits, where)
     if span is not None and "index" in table.column_names:
         counter = numbers(table["index"], where).reshape(-1)
         if counter[0] != span[0] or counter[-1] != span[1] - 1:
@@ -69,6 +66,25 @@ def read_episode(
             )
             raise CorruptEpisode(message, where, "fetch data and meta of the same version", "length_mismatch")
     return table
+
+
+def open_file(path: UPath, limits: Limits, where: str) -> pq.ParquetFile:
+    """The file, of which its footer is read. Raises CorruptEpisode (``too_large``, ``corrupt_parquet``)."""
+    _check_size(path, limits, where)
+    return _open(path if isinstance(path, Path) else path.open("rb"), limits, where)
+
+
+def read_span(
+    file: pq.ParquetFile, start: int, stop: int, limits: Limits, where: str, columns: Sequence[str] | None = None
+) -> pa.Table:
+    """The rows ``[start, stop)`` of an open file that has them; other row groups stay unread. Raises CorruptEpisode."""
+    ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
+    begin, end = int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop - 1, side="right"))
+    before = int(ends[begin - 1]) if begin else 0
+    groups = list(range(begin, end + 1))
+    return _rows(file, groups, limits, where, None if columns is None else list(columns)).slice(
+        start - before, stop - start
+    )
 
 
 def _shared(path: UPath, limits: Limits, where: str) -> tuple[pq.ParquetFile, np.ndarray]:
@@ -120,6 +136,7 @@ def _rows(
     batches: list[pa.RecordBatch] = []
     size = 0
     try:
+        check_names(file.schema_arrow.names, where)
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
             size += batch.nbytes
             if size > limits.max_record_bytes:
@@ -137,6 +154,13 @@ def _rows(
         message = f"its footer says {expected} rows, its pages hold {table.num_rows}"
         raise CorruptEpisode(message, where, _HINT, "corrupt_parquet")
     return table
+
+
+def check_names(names: list[str], where: str) -> None:
+    """Raises CorruptEpisode (``duplicate_column``) where two columns have one name, so that neither can be asked for."""
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CorruptEpisode(f"there are two columns named {twice[:100]!r}", where, _HINT, "duplicate_column")
 
 
 def holds_numbers(kind: pa.DataType) -> bool:

@@ -27,6 +27,7 @@ from schemas.embodiment import ChannelKind, Embodiment, Gripper, Layout, rotatio
 from tests import droid_tree
 from tests.recorded import IMAGE, TEXT, example, picture, sequence, table, tensor, write_rlds
 from tests.recorded_hdf5 import fill, padded
+from tests.recorded_lerobot_v1 import CAMERA, write_lerobot_v1
 
 NUM_STEPS = 12
 INSTRUCTION = "lift the cup"
@@ -242,6 +243,12 @@ def _lerobot(card: DatasetCard, robot: Embodiment, root: Path, fields: dict[str,
     return place
 
 
+def _lerobot_v1(card: DatasetCard, robot: Embodiment, root: Path, fields: dict[str, np.ndarray]) -> Path:
+    assert list(card.views) == [CAMERA]
+    columns = fields | {name: [INSTRUCTION] * NUM_STEPS for name in card.language.fields}
+    return write_lerobot_v1(root / _set_name(card), (NUM_STEPS,), images=True, columns=columns)
+
+
 def _set_name(card: DatasetCard) -> str:
     """A name that the card would recognize."""
     return (card.recognize.datasets or (card.name,))[0].replace("*", "")
@@ -367,6 +374,7 @@ RECORDERS: dict[str, Recorder] = {
     "droid_raw": _droid_raw,
     "hdf5": _hdf5,
     "lerobot": _lerobot,
+    "lerobot_v1": _lerobot_v1,
     "rlds": _rlds,
     "zarr": _zarr,
 }

@@ -21,7 +21,9 @@ from validation.checks.values import check_episode
 CARDS = {name: cards.load_dataset_card(name) for name in cards.dataset_card_names()}
 NOBODY_STATES_THE_RATE = {"gnm_dataset", "mujoco_manip", "stanford_mask_vit_converted_externally_to_rlds"}
 NO_LANGUAGE = {"droid_raw"} | {
-    name for name, card in CARDS.items() if card.source in ("clips", "hdf5", "zarr") and not card.language.fields
+    name
+    for name, card in CARDS.items()
+    if card.source in ("clips", "hdf5", "lerobot_v1", "zarr") and not card.language.fields
 }
 """What was done in a raw DROID recording is told by annotations beside it."""
 OF_THE_CARD = {"out_of_limits", "looks_like_degrees", "quaternion_not_unit", "gripper_off_scale"}

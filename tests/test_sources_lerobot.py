@@ -165,12 +165,13 @@ def test_an_info_that_makes_no_sense_stops_the_set(tmp_path: Path, version: str,
     assert caught.value.hint
 
 
-def test_version_one_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "meta_data").mkdir()
-    (tmp_path / "meta_data" / "info.json").write_text("{}")
-    assert SOURCE.datasets(str(tmp_path)) == [str(tmp_path)]
-    with pytest.raises(SourceError, match="v1"):
-        SOURCE.refs(str(tmp_path))
+def test_counters_that_make_no_sense_fail_their_episode(tmp_path: Path) -> None:
+    wrong = {"frame_index": pa.array([0, 1, 2, 1 << 62]), "timestamp": pa.array([[0.0, 1.0]] * 4)}
+    for number, (name, values) in enumerate(wrong.items()):
+        root = write_lerobot(tmp_path / str(number))
+        rewrite(root / FIRST, **{name: values})
+        with pytest.raises(CorruptEpisode, match=name):
+            read(root)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 from upath import UPath
 
-from pipelines import lerobot_index, parquet_rows
+from pipelines import lerobot_index, lerobot_rows, parquet_rows
 from pipelines.lerobot_index import BOOKKEEPING, IndexedEpisode, Info
 from pipelines.places import local_file, look_up, place
 from pipelines.recordings import (
@@ -34,23 +34,14 @@ from pipelines.recordings import (
 )
 from pipelines.storage import state_of
 from pipelines.video import VideoTools
-from schemas.episode import Clock, EncodedView, EpisodeRef, Instruction, RawEpisode, Stream
+from schemas.episode import EncodedView, EpisodeRef, Instruction, RawEpisode, Stream
 from schemas.errors import CorruptEpisode, MissingFile, SourceError
 from schemas.findings import Finding, Severity
 from schemas.fingerprint import array_sha256, fingerprint
 from schemas.recipes import Limits
-from schemas.time import NANOSECONDS, TimeGrid
 
 _EPISODE_FILE = re.compile(r"episode_(\d{1,12})(\.parquet)?$")
 _MAX_UNLISTED = 1_000_000
-_MAX_SPAN_S = 1e8
-"""Three years: recorded times further apart are damage, and would leave int64 nanoseconds."""
-
-
-def _is_set(folder: UPath) -> bool:
-    meta = folder / "meta"
-    marks = ("info.json", "episodes.jsonl", "tasks.jsonl", "tasks.parquet", "episodes")
-    return any((meta / mark).exists() for mark in marks) or (folder / "meta_data" / "info.json").is_file()
 
 
 class LeRobotSource:
@@ -59,8 +50,8 @@ class LeRobotSource:
     name = "lerobot"
 
     def datasets(self, location: str) -> list[str]:
-        """Folders with a LeRobot ``meta`` folder (or ``meta_data``, the unsupported v1)."""
-        return set_folders(location, _is_set)
+        """Folders with a LeRobot ``meta`` folder."""
+        return set_folders(location, lerobot_index.is_set)
 
     def refs(self, location: str) -> Sequence[EpisodeRef]:
         """One per episode, see above. Raises SourceError for a broken index."""
@@ -259,7 +250,7 @@ class _Reading:
             self._existing(relative)  # before any work on the others
         table = self._table()
         arrays, texts, images = self._columns(table)
-        times_ns, clock = self._times(arrays, table.num_rows)
+        times_ns, clock = lerobot_rows.step_times(arrays, table.num_rows, self._info.fps, self._where)
         streams = tuple(
             Stream(name, values, times_ns, clock) for name, values in sorted(arrays.items()) if name not in BOOKKEEPING
         )
@@ -318,23 +309,9 @@ class _Reading:
         """Numbers, texts and pictures by column; other columns give a finding."""
         if table.num_rows == 0:
             raise CorruptEpisode("the episode has no rows", self._where, "leave it out of the data set", "empty")
-        pictures = set(self._info.keys("image"))
         videos = set(self._info.keys("video"))
-        arrays: dict[str, np.ndarray] = {}
-        texts: dict[str, list[str]] = {}
-        images: dict[str, list[bytes]] = {}
-        for name in table.column_names:
-            column = table[name]
-            place = f"column {name} ({self._where})"
-            if name in pictures or parquet_rows.holds_images(column.type):
-                images[name] = parquet_rows.images(column, place, self._root, self._limits)
-            elif parquet_rows.holds_numbers(column.type):
-                arrays[name] = parquet_rows.numbers(column, place)
-            elif parquet_rows.holds_text(column.type):
-                texts[name] = [text or "" for text in column.to_pylist()]
-            else:
-                message = f"column {name} is {column.type}, which has no place in an episode; not read"
-                self._findings.append(Finding("column_left_out", Severity.WARNING, name, message[:500]))
+        found = lerobot_rows.sort_columns(table, self._info.keys("image"), self._root, self._limits, self._where)
+        self._findings += found.findings
         wanted = set(self._info.features) - videos - set(BOOKKEEPING)
         for name in sorted(wanted - set(table.column_names)):
             if self._info.features[name].get("dtype") == "language":  # optional columns, written only when used
@@ -344,7 +321,7 @@ class _Reading:
         for name in sorted(set(table.column_names) - set(self._info.features)):
             message = f"info.json does not declare the column {name}; read as found"
             self._findings.append(Finding("undeclared_column", Severity.INFO, name, message))
-        return arrays, texts, images
+        return found.numbers, found.texts, found.images
 
     def _compare_shapes(self, streams: Sequence[Stream]) -> None:
         for stream in streams:
@@ -362,28 +339,6 @@ class _Reading:
             if expected != found:
                 message = f"info.json declares {expected} numbers per row for {stream.name}, the data file has {found}"
                 raise CorruptEpisode(message, self._where, "fetch data and meta of the same version", "wrong_shape")
-
-    def _times(self, arrays: dict[str, np.ndarray], num_rows: int) -> tuple[np.ndarray, Clock]:
-        """int64 [T] from the first row on, and which clock they are of."""
-        counter = arrays.get("frame_index")
-        frames: np.ndarray = np.arange(num_rows) if counter is None else counter.reshape(num_rows).astype(np.int64)
-        grid = TimeGrid(0, self._info.fps, num_rows)
-        first = int(frames[0])
-        if np.array_equal(frames, np.arange(first, first + num_rows)):
-            exact = grid.times_ns()
-        else:
-            exact = np.array([grid.time_ns(int(frame) - first) for frame in frames], dtype=np.int64)
-        if "timestamp" not in arrays:
-            return exact, "declared"
-        seconds = arrays["timestamp"].reshape(num_rows).astype(np.float64)
-        if not np.isfinite(seconds).all() or float(np.ptp(seconds)) > _MAX_SPAN_S:
-            row = int(np.argmin(np.isfinite(seconds)))
-            message = f"timestamps are not usable (row {row} is {seconds[row]}, range {np.ptp(seconds)} s)"
-            raise CorruptEpisode(message, self._where, "times are seconds from the start of the episode", "bad_times")
-        nominal = frames / float(self._info.fps)
-        if np.all(np.abs(seconds - nominal) <= np.spacing(np.abs(nominal).astype(np.float32)).astype(np.float64)):
-            return exact, "declared"
-        return np.rint((seconds - seconds[0]) * NANOSECONDS).astype(np.int64), "source"
 
     def _camera(self, key: str, relative: str, num_rows: int) -> EncodedView:
         path = self._existing(relative)

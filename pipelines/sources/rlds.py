@@ -58,7 +58,10 @@ class _Shard:
 
 
 def _is_set(folder: UPath) -> bool:
-    if (folder / _INFO).is_file() or (folder / _FEATURES).is_file():
+    if (folder / _FEATURES).is_file():
+        return True
+    # the library datasets saves a dataset_info.json too, beside its state.json
+    if (folder / _INFO).is_file() and not (folder / "state.json").is_file():
         return True
     return folder.is_dir() and any(_SHARD.match(child.name) for child in folder.iterdir())
 

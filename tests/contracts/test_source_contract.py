@@ -17,6 +17,7 @@ from tests.clips import encode, pictures
 from tests.droid_tree import EXT1, FOLDER, columns, metadata, write_recording
 from tests.recorded import example, rlds_episode, write_lerobot, write_rlds
 from tests.recorded_hdf5 import write_robomimic
+from tests.recorded_lerobot_v1 import write_lerobot_v1
 
 
 def _rlds(root: Path) -> Path:
@@ -52,11 +53,16 @@ def _droid_raw(root: Path) -> Path:
     return root / "toy"
 
 
+def _lerobot_v1(root: Path) -> Path:
+    return write_lerobot_v1(root / "toy", (4, 7), films=[encode("h264", pictures(length)) for length in (4, 7)])
+
+
 GOLDEN: dict[str, Callable[[Path], Path]] = {
     "droid_raw": _droid_raw,
     "hdf5": _hdf5,
     "clips": _clips,
     "lerobot": _lerobot,
+    "lerobot_v1": _lerobot_v1,
     "rlds": _rlds,
 }
 """Writes a set of two episodes of 4 and 7 steps with one camera, and returns its folder."""
