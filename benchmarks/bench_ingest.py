@@ -19,7 +19,7 @@ from jobs.cli import main as wamloom
 from pipelines.sample import write_sample
 
 EPISODES = 6
-MEGABYTES = 400
+MEGABYTES = 500
 """Of each of the three videos of the long episodes."""
 FAT = (1280, 720, 12, 10)
 THIN = (320, 176, 20, 14)

@@ -22,7 +22,17 @@ from upath import UPath
 
 from pipelines import video_wire
 from pipelines.video_process import Budget, DecodingChild, count_in
-from pipelines.video_spool import PART_BYTES, Growing, Spool, file_parts, keep, keep_place, keep_written
+from pipelines.video_spool import (
+    PART_BYTES,
+    Growing,
+    KeptVideo,
+    Spool,
+    file_parts,
+    keep,
+    keep_copy,
+    keep_place,
+    keep_written,
+)
 from schemas.dataset_card import Picture
 from schemas.episode import EncodedView, VideoFile
 from schemas.errors import CorruptEpisode, DecodeError, MissingFile
@@ -170,12 +180,8 @@ class VideoTools:
             if self._glance:
                 return TakenVideo(b"", "", self._inspect(source, where))
             stop = threading.Event()
-            stays = self._spool is None and size > LARGE_BYTES
             with ThreadPoolExecutor(1) as pool:
-                parts = file_parts(source, size, stop)
-                work = (
-                    pool.submit(keep_place, parts, path, size) if stays else pool.submit(keep, parts, size, self._spool)
-                )
+                work = pool.submit(self._keep, source, path, size, stop)
                 try:
                     facts = self._inspect(source, where)
                 except BaseException:
@@ -192,6 +198,14 @@ class VideoTools:
                 message = "the video changed while it was read"
                 raise CorruptEpisode(message, where, "run the same command again", "changed_while_reading")
             return TakenVideo(kept.data, kept.sha256, facts)
+
+    def _keep(self, source: int, path: Path, size: int, stop: threading.Event) -> KeptVideo:
+        if self._spool is not None and size > self._spool.over_bytes:
+            return keep_copy(source, size, self._spool, stop)
+        parts = file_parts(source, size, stop)
+        if self._spool is None and size > LARGE_BYTES:
+            return keep_place(parts, path, size)
+        return keep(parts, size, None)
 
     def _take_remote(self, path: UPath, where: str) -> TakenVideo:
         try:

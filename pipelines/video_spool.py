@@ -4,6 +4,7 @@ A worker's spool is a folder of its own on the disk of the lake, so that what is
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import threading
@@ -16,8 +17,12 @@ from pipelines import video_wire
 from pipelines.storage import remove_tree
 from schemas.episode import VideoFile
 
-PART_BYTES = 4 << 20
-"""Read and hashed at a time."""
+PART_BYTES = 1 << 20
+"""Read, hashed and written at a time: what fits a core's cache."""
+
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What only the written side of a copy answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Stopped(Exception):
     """Nobody wants the rest."""
 
 
-def keep(parts: Iterable[bytes], num_bytes: int, spool: Spool | None) -> KeptVideo:
+def keep(parts: Iterable[bytes | memoryview], num_bytes: int, spool: Spool | None) -> KeptVideo:
     """``parts``, ``num_bytes`` in all, hashed and kept: in memory, or durably in the spool where they are many.
 
     Raises SpoolError, and what reading ``parts`` raises.
@@ -74,7 +79,7 @@ def keep(parts: Iterable[bytes], num_bytes: int, spool: Spool | None) -> KeptVid
         collected: list[bytes] = []
         for part in parts:
             digest.update(part)
-            collected.append(part)
+            collected.append(bytes(part))
         return KeptVideo(collected[0] if len(collected) == 1 else b"".join(collected), digest.hexdigest())
     path, output = spool.open_new()
     total = 0
@@ -91,7 +96,42 @@ def keep(parts: Iterable[bytes], num_bytes: int, spool: Spool | None) -> KeptVid
     return KeptVideo(VideoFile(str(path), total), digest.hexdigest())
 
 
-def keep_place(parts: Iterable[bytes], path: Path, num_bytes: int) -> KeptVideo:
+def keep_copy(source: int, num_bytes: int, spool: Spool, stop: threading.Event) -> KeptVideo:
+    """The same of the first ``num_bytes`` of the file ``source``, copied to the spool within the kernel.
+
+    What is hashed is read back from the copy. Raises SpoolError, Stopped, OSError.
+    """
+    path, output = spool.open_new()
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(PART_BYTES))
+    position = 0
+    try:
+        while position < num_bytes:
+            if stop.is_set():
+                raise Stopped
+            count = _sent(output, source, position, min(PART_BYTES, num_bytes - position))
+            if not count:
+                break
+            video_wire.read_into(output, buffer[:count], position)
+            digest.update(buffer[:count])
+            position += count
+        with _told_apart():
+            os.fsync(output)
+    finally:
+        os.close(output)
+    return KeptVideo(VideoFile(str(path), position), digest.hexdigest())
+
+
+def _sent(output: int, source: int, position: int, count: int) -> int:
+    try:
+        return os.sendfile(output, source, position, count)
+    except OSError as error:
+        if error.errno in _DISK_ERRORS:
+            raise SpoolError(error) from error
+        raise
+
+
+def keep_place(parts: Iterable[bytes | memoryview], path: Path, num_bytes: int) -> KeptVideo:
     """``parts`` of the file ``path`` hashed; it stays where it is."""
     digest = hashlib.sha256()
     for part in parts:
@@ -141,17 +181,21 @@ class Growing:
         os.close(self.descriptor)
 
 
-def file_parts(descriptor: int, num_bytes: int, stop: threading.Event | None = None) -> Iterator[bytes]:
-    """The first ``num_bytes`` of a file, or what there is of them; wherever others stand in it. Raises Stopped."""
+def file_parts(descriptor: int, num_bytes: int, stop: threading.Event | None = None) -> Iterator[memoryview]:
+    """The first ``num_bytes`` of a file, or what there is of them; wherever others stand in it.
+
+    Each part is valid until the next is asked for. Raises Stopped.
+    """
+    buffer = memoryview(bytearray(min(PART_BYTES, num_bytes)))
     position = 0
     while position < num_bytes:
         if stop is not None and stop.is_set():
             raise Stopped
-        part = os.pread(descriptor, min(PART_BYTES, num_bytes - position), position)
-        if not part:
+        count = os.preadv(descriptor, [buffer[: num_bytes - position]], position)
+        if not count:
             return
-        yield part
-        position += len(part)
+        yield buffer[:count]
+        position += count
 
 
 def file_sha256(file: VideoFile) -> str:

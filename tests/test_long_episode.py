@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from upath import UPath
 
 from benchmarks.long_set import CAMERAS, encode_clip, write_set
 from jobs.cli import main as wamloom
@@ -224,3 +225,23 @@ def test_a_full_disk_is_no_fault_of_the_recording(tmp_path: Path) -> None:
         keep([bytes(100)], 100, spool)
     assert isinstance(caught.value.error, OSError)
     assert not isinstance(caught.value, CorruptEpisode)
+
+
+def test_a_remote_video_is_streamed_into_the_spool(sets: dict[str, LongSet], tmp_path: Path) -> None:
+    data = next(sets["v21"].folder.rglob("*.mp4")).read_bytes()
+    place = UPath("memory://long/video.mp4")
+    place.write_bytes(data)
+    try:
+        with (
+            VideoTools(Limits(), Spool(tmp_path / "spool", 1000)) as video,
+            VideoTools(Limits(), glance=True) as glancer,
+            VideoTools(Limits()) as plain,
+        ):
+            taken = video.take(place, "clip")
+            assert isinstance(taken.data, VideoFile)
+            assert Path(taken.data.path).read_bytes() == data
+            assert plain.take(place, "clip").data == data
+            assert taken.facts.packets_sha256 == plain.inspect(data, "clip").packets_sha256
+            assert glancer.take(place, "clip").facts.header_frames == NUM_FRAMES
+    finally:
+        place.unlink()
