@@ -20,8 +20,8 @@ from pipelines.video import VideoTools
 from pipelines.video_spool import Spool, SpoolError
 from schemas.dataset_card import DatasetCard
 from schemas.embodiment import Embodiment
-from schemas.episode import EpisodeRef, RawEpisode, VideoFile
-from schemas.errors import WamloomError
+from schemas.episode import EncodedView, EpisodeRef, RawEpisode, VideoFile
+from schemas.errors import DecodeError, WamloomError
 from schemas.recipes import IngestRecipe
 from schemas.tables import STAGED_EPISODES
 from schemas.work import FileRecord, Outcome, UnitResult, WorkUnit
@@ -100,6 +100,8 @@ class IngestWorker:
                     slot: ViewEvidence.of(self._video.thumbnails(view, f"{ref.where} {view.key}"))
                     for slot, view in episode.views.items()
                 }
+                for view in episode.depth.values():
+                    self._check_depth(view, f"{ref.where} {view.key}")
         except WamloomError as error:
             return failed_row(ref, error, self._recipe.fingerprint, self._version)
         findings, measures, rejection = judge_episode(Subject(episode, evidence), self._recipe.gates)
@@ -109,6 +111,15 @@ class IngestWorker:
                 if isinstance(view.data, VideoFile):
                     self._stage_video(view.data, f"{unit_id}/{PurePosixPath(video_file(view)).name}", videos)
         return row
+
+    def _check_depth(self, view: EncodedView, where: str) -> None:
+        """Decodes every frame. Raises DecodeError, but not for depth written otherwise, such as in colors: that is kept as it is."""
+        try:
+            for _ in self._video.decode_depth(view, where):
+                pass
+        except DecodeError as error:
+            if error.reason != "unsupported_codec":
+                raise
 
     def _stage_video(self, video: VideoFile, name: str, videos: dict[str, FileRecord]) -> None:
         path = self._staging / name

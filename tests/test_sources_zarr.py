@@ -14,6 +14,7 @@ import pytest
 import zarr
 
 from jobs.cli import main
+from pipelines.lake import Lake
 from pipelines.sample import write_sample
 from pipelines.simulate import ROBOTS, simulate
 from pipelines.sources.zarr import SOURCE
@@ -227,3 +228,25 @@ def test_a_file_that_changes_after_listing_is_told(tmp_path: Path) -> None:
     with VideoTools(Limits()) as video, pytest.raises(CorruptEpisode) as caught:
         SOURCE.read(refs[0], video, Limits())
     assert caught.value.reason == "changed_while_reading"
+
+
+def test_depth_goes_into_the_lake_and_is_decoded_strictly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = {name: values for name, values in _arrays(24).items() if name != "img"}
+    arrays["camera0_rgb"] = np.random.default_rng(4).integers(0, 256, (24, 16, 16, 3)).astype(np.uint8)
+    root, lake = _buffer(tmp_path / "cup.zarr", arrays, (12, 24)), tmp_path / "lake"
+    cards = tmp_path / "cards"
+    assert main(["cards", "new", str(root), "--out", str(cards), "--name", "cup", "--json"]) == 0
+    drafted = json.loads(capsys.readouterr().out)
+    card, robot = map(Path, drafted["files"])
+    assert '[depth]\n"depth" = "primary"' in drafted["card"]
+    robot.write_text(robot.read_text().replace("# control_rate = ?", "control_rate = 10"))
+    ingest = ["ingest", str(root), "--lake", str(lake), "--card", str(card), "--executor", "inline"]
+    assert main(ingest) == 0
+    opened = Lake.open(lake)
+    for row in opened.rows("episodes", [], "outcome = 'kept'"):
+        episode = opened.episode(row["episode_id"])
+        start = 0 if episode.source_key.endswith("0") else 12
+        view = opened.video(episode.episode_id, "primary", episode.depth["primary"], is_depth=True)
+        with VideoTools(Limits()) as video:
+            stored = np.concatenate(list(video.decode_depth(view, "lake")))
+        assert np.array_equal(stored, arrays["depth"][start : start + 12])
