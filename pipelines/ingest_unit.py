@@ -113,7 +113,7 @@ class IngestWorker:
         return row
 
     def _check_depth(self, view: EncodedView, where: str) -> None:
-        """Decodes every frame. Raises DecodeError, but not for depth written otherwise, such as in colors: that is kept as it is."""
+        """Decodes every frame. Raises DecodeError, but keeps depth that is written otherwise, such as in colors."""
         try:
             for _ in self._video.decode_depth(view, where):
                 pass
