@@ -4,10 +4,7 @@ Of the implementations of fsspec it uses listing, facts of a file, and reading a
 what they lack alike: listings that are remembered, but not for ever; ranges that are checked; answers as SourceError.
 """
 
-import asyncio
 import errno
-import functools
-import importlib
 import io
 import os
 import threading
@@ -21,6 +18,7 @@ from typing import Any, Literal
 import fsspec
 from fsspec.spec import AbstractFileSystem
 
+from pipelines import stores
 from schemas.errors import SourceError
 
 FRESH_S = 60.0
@@ -32,31 +30,11 @@ _SMALL_BYTES, _KEPT_BYTES = 4 << 20, 32 << 20
 """Whole files up to the first size are kept up to the second together: each episode reads its set's index again."""
 _MAX_ENTRIES = 500_000
 """Of remembered listings, together."""
-_HTTP = ("http", "https")
-_CONNECTIONS = 32
-_WAITS_S = (0.5, 1.0, 2.0, 4.0)
-"""Before each repetition of an HTTP request; aiohttp has none of its own."""
-_PASSING = (408, 425, 429, 500, 502, 503, 504)
-"""Answers of a server that may do better in a moment."""
 _MARKS = (
     "ETag", "etag", "md5Hash", "crc32c", "content_md5", "Content-MD5", "Digest", "blob_id", "generation",
     "LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created",
 )  # fmt: skip
 """What stores say of the content of a file, the best first."""
-_FAILURES = {
-    "s3": ("botocore.exceptions:BotoCoreError", "botocore.exceptions:ClientError"),
-    "gs": ("gcsfs.retry:HttpError", "google.auth.exceptions:GoogleAuthError", "aiohttp:ClientError"),
-    "hf": ("httpx:HTTPError",),
-    "http": ("aiohttp:ClientError",),
-    "https": ("aiohttp:ClientError",),
-    "az": ("azure.core.exceptions:AzureError",),
-    "abfs": ("azure.core.exceptions:AzureError",),
-}
-"""Exceptions that are no OSError, by scheme."""
-
-
-_EXACTLY: dict[str, dict[str, Any]] = {"hf": {"cache_type": "none"}}
-"""Options of reading a range without what follows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,64 +47,6 @@ class Entry:
     """Changes when the content does, as far as the store tells."""
 
 
-class _NoRanges(Exception):
-    """The server sends the whole file where a part was asked for."""
-
-
-def _http_options() -> dict[str, Any]:
-    """Timeouts, repetitions, and ``.netrc`` and proxies of the environment, for aiohttp."""
-    import aiohttp
-
-    async def persist(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        for wait in (*_WAITS_S, None):
-            try:
-                response = await handler(request)
-            except (aiohttp.ClientConnectionError, TimeoutError):
-                if wait is None:
-                    raise
-            else:
-                if response.status not in _PASSING or wait is None:
-                    if response.status == 200 and "Range" in request.headers:
-                        response.close()
-                        raise _NoRanges
-                    return response
-                response.release()
-            await asyncio.sleep(wait)
-        raise AssertionError("unreachable")
-
-    return {
-        "client_kwargs": {
-            "timeout": aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60),
-            "headers": {"Accept-Encoding": "identity"},
-            "trust_env": True,
-            "middlewares": (persist,),
-        }
-    }
-
-
-def _options(scheme: str) -> dict[str, Any]:
-    if scheme in _HTTP:
-        return _http_options()
-    if scheme == "s3":  # s3fs tries five times itself
-        config = {
-            "connect_timeout": 10,
-            "read_timeout": 60,
-            "max_pool_connections": _CONNECTIONS,
-            "retries": {"mode": "standard", "max_attempts": 2},
-        }
-        return {"use_listings_cache": False, "config_kwargs": config}
-    return {} if scheme in ("memory", "hf") else {"use_listings_cache": False}
-
-
-@functools.cache
-def _failures(scheme: str) -> tuple[type[Exception], ...]:
-    found: list[type[Exception]] = [OSError, ValueError, _NoRanges]
-    for name in _FAILURES.get(scheme, ()):
-        module, _, kind = name.partition(":")
-        found.append(getattr(importlib.import_module(module), kind))
-    return tuple(found)
-
-
 _lock = threading.Lock()
 _systems: dict[str, "Remote"] = {}
 
@@ -136,8 +56,8 @@ def remote(scheme: str) -> "Remote":
     with _lock:
         if scheme not in _systems:
             try:
-                inner = fsspec.filesystem(scheme, **_options(scheme))
-                _failures(scheme)
+                inner = fsspec.filesystem(scheme, **stores.options(scheme))
+                stores.failures(scheme)
             except ImportError as error:
                 hint = "pip install 'wamloom[remote]'" if scheme in ("s3", "gs") else f"pip install {error.name}"
                 message = f"reading {scheme}:// needs a package that is not installed"
@@ -164,7 +84,7 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
         super().__init__()
         self._inner = inner
         self._scheme = scheme
-        self.lists = scheme not in _HTTP
+        self.lists = scheme not in stores.HTTP
         """Whether folders can be listed. Pages of links that some web servers make are not believed."""
         self._known: OrderedDict[str, tuple[float, dict[str, Entry] | None]] = OrderedDict()
         self._num_known = 0
@@ -240,7 +160,7 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
         if end <= start:
             return b""
         with self._told(path):
-            data: bytes = self._inner.cat_file(path, start=start, end=end, **_EXACTLY.get(self._scheme, {}))
+            data: bytes = self._inner.cat_file(path, start=start, end=end, **stores.EXACTLY.get(self._scheme, {}))
         if len(data) != end - start:
             message = f"{len(data)} bytes came where {end - start} were asked for"
             raise SourceError(message, self._url(path), "was it changed just now? run the same command again", "short")
@@ -398,7 +318,7 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
             yield
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise
-        except _failures(self._scheme) as error:
+        except stores.failures(self._scheme) as error:
             raise self._error(path, error) from error
 
     def _error(self, path: str, error: BaseException) -> SourceError:
@@ -410,7 +330,7 @@ class Remote(AbstractFileSystem):  # type: ignore[misc]
         kind = type(error).__name__
         if isinstance(error, PermissionError) or status in ("401", "403") or "Credentials" in kind or "Auth" in kind:
             return self._no_rights(path, status or kind)
-        if isinstance(error, _NoRanges):
+        if isinstance(error, stores.NoRanges):
             hint = "copy the data set to a disk or another store, or serve it by a server that knows Range requests"
             return SourceError("the server cannot send parts of a file", self._url(path), hint, "no_ranges")
         said = ", ".join(part for part in (kind, status, getattr(error, "strerror", None) or "") if part)

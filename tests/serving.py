@@ -27,6 +27,8 @@ class Served:
     """How many of the next requests to answer with 503."""
     needs: str = ""
     """Header ``Authorization`` of whom it serves."""
+    torn: int = 0
+    """How many of the next bodies break off in their middle."""
     ranges: bool = True
     delay_s: float = 0.0
 
@@ -89,7 +91,10 @@ def served(root: Path) -> Iterator[Served]:
             if body:
                 with lock:
                     state.num_bytes += len(data)
-                self.wfile.write(data)
+                    torn = state.torn > 0
+                    state.torn -= torn
+                self.wfile.write(data[: len(data) // 2] if torn else data)
+                self.close_connection = torn
 
         def _describe(self, path: str) -> None:
             """What the Hugging Face Hub says of the dataset repository ``owner/name``: its root, or what a folder holds."""

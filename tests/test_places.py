@@ -16,7 +16,7 @@ import pytest
 
 from jobs.cli import main
 from jobs.execute import Executor
-from pipelines import hdf5_process, places, registry, remote
+from pipelines import hdf5_process, places, registry, remote, stores
 from pipelines.lake import Lake
 from pipelines.places import below, is_remote, local_file, place
 from pipelines.sources import Source
@@ -38,7 +38,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No proxies, no waiting, and nothing remembered from test to test."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(remote, "_WAITS_S", (0.01, 0.01))
+    monkeypatch.setattr(stores, "WAITS_S", (0.01, 0.01))
     places.forget()
     yield
     places.forget()
@@ -357,6 +357,9 @@ def test_what_a_server_refuses_has_a_reason(web: Served) -> None:
     web.ranges = True
     web.failures = 2
     assert len(source("rlds").refs(location)) == 2  # it is asked again
+    web.torn = 2
+    assert len(places.read_range(place(location) / "features.json", 0, 100)) == 100
+    assert web.torn == 0
 
 
 def test_credentials_of_a_web_server_come_from_netrc(
