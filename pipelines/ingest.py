@@ -6,6 +6,7 @@ listed = kept + rejected + failed + already.
 """
 
 import contextlib
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from pipelines.ingest_unit import CardChoice, recognize
 from pipelines.lake import Lake
 from pipelines.places import place
 from pipelines.sources import Source
+from pipelines.storage import writing
 from pipelines.versions import known_places, newest
 from pipelines.video import VideoTools
+from pipelines.video_spool import SpoolError
 from schemas.dataset_card import DatasetCard
 from schemas.embodiment import Embodiment
 from schemas.episode import EpisodeRef, RawEpisode
@@ -172,6 +175,9 @@ def _first_readable(members: Sequence[EpisodeRef], video: VideoTools, recipe: In
         source = cast(Source, registry.load("sources", ref.source).SOURCE)
         try:
             return source.read(companions.without_mark(ref), video, recipe.limits)
+        except SpoolError as error:
+            with writing(Path(tempfile.gettempdir())):
+                raise error.error from error
         except WamloomError:
             continue  # its own row will say why
     return None
