@@ -21,7 +21,8 @@ import numpy as np
 from upath import UPath
 
 from pipelines import video_wire
-from pipelines.video_process import Budget, DecodingChild, count_in
+from pipelines.video_facts import CutVideo, TakenVideo, VideoFacts, facts_in
+from pipelines.video_process import Budget, DecodingChild, closing, count_in, files_of, whole
 from pipelines.video_spool import (
     PART_BYTES,
     Growing,
@@ -34,7 +35,7 @@ from pipelines.video_spool import (
     keep_written,
 )
 from schemas.dataset_card import Picture
-from schemas.episode import EncodedView, VideoFile
+from schemas.episode import EncodedView
 from schemas.errors import CorruptEpisode, DecodeError, MissingFile
 from schemas.recipes import Limits, ViewsRecipe
 
@@ -47,56 +48,6 @@ HELD_BYTES = 32 << 20
 """A longer cut is read a second time while it is written, instead of being held in the child."""
 _FILES_PER_CHILD = 300
 """Decoders leak a little on some files; a new child costs a third of a second."""
-
-
-@dataclass(frozen=True, slots=True)
-class VideoFacts:
-    """What demuxing alone tells of a video (nothing is decoded)."""
-
-    codec: str
-    container: str
-    width_px: int
-    height_px: int
-    pix_fmt: str
-    num_packets: int
-    header_frames: int | None
-    times_ns: np.ndarray
-    """int64 [F]: presentation times in order, the first one at 0, rounded down."""
-    start_offset_ns: int
-    """What was subtracted to put the first frame at 0."""
-    key_frames: tuple[int, ...]
-    """Which of the F frames are key frames."""
-    packets_sha256: str
-    """Over codec extra data and packets in decoding order. A remux between MP4 and Matroska keeps it as long as it keeps
-    those bytes (H.264, HEVC, AV1 and VP9 do; Annex B streams and frames an edit list hides do not)."""
-    color: str
-    """Matrix and range as tagged, such as ``bt709/tv``, or ``unspecified``."""
-    rotation_degrees: int = 0
-    """Clockwise, that a player would turn the frames by. Never applied here. MP4/MOV only."""
-    sample_aspect: str = "1:1"
-    """Width to height of a pixel as tagged. Never applied here."""
-    num_video_streams: int = 1
-    """Of which the first marked default, else the first, is the one described and decoded."""
-
-
-@dataclass(frozen=True, slots=True)
-class CutVideo:
-    """A stream-copied part of a shared file: the episode is frames ``[first_frame, first_frame + num_frames)`` of it."""
-
-    data: bytes | VideoFile
-    first_frame: int
-    facts: VideoFacts
-    sha256: str = ""
-    """Of ``data``."""
-
-
-@dataclass(frozen=True, slots=True)
-class TakenVideo:
-    """A whole video file as it came."""
-
-    data: bytes | VideoFile
-    sha256: str
-    facts: VideoFacts
 
 
 @dataclass(slots=True)
@@ -151,7 +102,7 @@ class VideoTools:
         Raises DecodeError, also where the header promises another number of frames than there are packets.
         """
         self._check_bytes(len(data), where)
-        with _files([data]) as descriptors:
+        with files_of([data]) as descriptors:
             return self._inspect(descriptors[0], where)
 
     def _inspect(self, descriptor: int, where: str) -> VideoFacts:
@@ -159,7 +110,7 @@ class VideoTools:
             message = {"do": "glance" if self._glance else "inspect"}
             child, reply, received = self._ask_once(message, [descriptor], where)
         with child.believed(received, where):
-            return _facts(reply, received[0])
+            return facts_in(reply, received[0])
 
     def take(self, path: Path | UPath, where: str) -> TakenVideo:
         """The whole video file at ``path``: its bytes, their hash, and its facts as ``inspect`` gives them.
@@ -173,7 +124,7 @@ class VideoTools:
             source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise MissingFile(f"the video cannot be opened: {error.strerror}", where) from error
-        with _closing([source]):
+        with closing([source]):
             before = os.fstat(source)
             size = before.st_size
             self._check_bytes(size, where)
@@ -221,7 +172,7 @@ class VideoTools:
                 kept = keep(parts, size, self._spool)
         except OSError as error:
             raise MissingFile(f"the video cannot be read: {error}"[:500], where) from error
-        with _files([kept.data]) as descriptors:
+        with files_of([kept.data]) as descriptors:
             return TakenVideo(kept.data, kept.sha256, self._inspect(descriptors[0], where))
 
     def cut(self, path: str, start_s: float, num_frames: int, where: str) -> CutVideo:
@@ -241,7 +192,7 @@ class VideoTools:
             source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise MissingFile(f"the video cannot be opened: {error.strerror}", where) from error
-        with _closing([source]):
+        with closing([source]):
             if self._glance:
                 facts = self._inspect(source, where)
                 return CutVideo(b"", 0, replace(facts, times_ns=facts.times_ns[:num_frames]))
@@ -263,7 +214,7 @@ class VideoTools:
                 self._check_bytes(joined.num_bytes, where)
             if not sizes:
                 raise DecodeError("no images to pack", where, reason="not_video")
-            with _files([np.array(sizes, dtype="<i8").data]) as more:
+            with files_of([np.array(sizes, dtype="<i8").data]) as more:
                 message = {"do": "pack", "count": len(sizes)}
                 return self._written(message, [joined.descriptor, *more], joined.num_bytes, where)
 
@@ -274,15 +225,15 @@ class VideoTools:
             with self._lock:
                 child, reply, received = self._ask_once({**message, "into_file": False}, given, where)
             with child.believed(received, where):
-                data, first, facts = _whole(received[1]), count_in(reply, "first_frame"), _facts(reply, received[0])
+                data, first, facts = whole(received[1]), count_in(reply, "first_frame"), facts_in(reply, received[0])
             kept = keep([data], len(data), None)
         else:
             path, output = spool.open_new()
-            with _closing([output]):
+            with closing([output]):
                 with self._lock:
                     child, reply, received = self._ask_once({**message, "into_file": True}, [*given, output], where)
                 with child.believed(received, where):
-                    first, facts = count_in(reply, "first_frame"), _facts(reply, received[0])
+                    first, facts = count_in(reply, "first_frame"), facts_in(reply, received[0])
                 kept = keep_written(path, output, spool)
         return CutVideo(kept.data, first, facts, kept.sha256)
 
@@ -374,7 +325,7 @@ class VideoTools:
             "fit": views.fit if views else "stretch", "filter": views.filter if views else "bilinear",
         }  # fmt: skip
         budget = self._budget()
-        with self._lock, _files([view.data] if ids is None else [view.data, ids.data]) as descriptors:
+        with self._lock, files_of([view.data] if ids is None else [view.data, ids.data]) as descriptors:
             child = self._ready_child()
             reply, received = self._ask(child, message, descriptors, budget, where)
             with child.believed(received, where):
@@ -481,37 +432,3 @@ def _ids(frame_ids: np.ndarray | None, num_frames: int) -> np.ndarray | None:
     if len(ids) and (ids[0] < 0 or ids[-1] >= num_frames):
         raise ValueError(f"frame ids from {ids[0]} to {ids[-1]} of a video of {num_frames} frames")
     return ids
-
-
-@contextlib.contextmanager
-def _files(contents: Sequence[bytes | memoryview | VideoFile]) -> Iterator[list[int]]:
-    """A file for each of ``contents``, in memory unless it is one already, closed in the end."""
-    descriptors: list[int] = []
-    try:
-        for content in contents:
-            if isinstance(content, VideoFile):
-                descriptors.append(os.open(content.path, os.O_RDONLY | os.O_CLOEXEC))
-            else:
-                descriptors.append(video_wire.memory_file([content]))
-        yield descriptors
-    finally:
-        video_wire.close_all(descriptors)
-
-
-@contextlib.contextmanager
-def _closing(descriptors: Sequence[int]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        video_wire.close_all(descriptors)
-
-
-def _whole(descriptor: int) -> bytes:
-    return video_wire.read_part(descriptor, os.fstat(descriptor).st_size)
-
-
-def _facts(reply: dict[str, Any], arrays: int) -> VideoFacts:
-    num_frames, num_keys = count_in(reply, "frames"), count_in(reply, "keys")
-    times = np.frombuffer(video_wire.read_part(arrays, 8 * num_frames), "<i8")
-    keys = np.frombuffer(video_wire.read_part(arrays, 8 * num_keys, 8 * num_frames), "<i8")
-    return VideoFacts(times_ns=times.astype(np.int64), key_frames=tuple(keys.tolist()), **reply["facts"])

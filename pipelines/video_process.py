@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import video_wire
+from schemas.episode import VideoFile
 from schemas.errors import DecodeError, UnitLost
 
 _START_SECONDS = 120.0
@@ -185,3 +186,32 @@ def _end(process: subprocess.Popen[bytes], link: socket.socket, lifeline: int, s
     with contextlib.suppress(ProcessLookupError):
         process.kill()
     process.wait()
+
+
+@contextlib.contextmanager
+def files_of(contents: Sequence[bytes | memoryview | VideoFile]) -> Iterator[list[int]]:
+    """A file for each of ``contents``, in memory unless it is one already, closed in the end."""
+    descriptors: list[int] = []
+    try:
+        for content in contents:
+            if isinstance(content, VideoFile):
+                descriptors.append(os.open(content.path, os.O_RDONLY | os.O_CLOEXEC))
+            else:
+                descriptors.append(video_wire.memory_file([content]))
+        yield descriptors
+    finally:
+        video_wire.close_all(descriptors)
+
+
+@contextlib.contextmanager
+def closing(descriptors: Sequence[int]) -> Iterator[None]:
+    """Closes them in the end."""
+    try:
+        yield
+    finally:
+        video_wire.close_all(descriptors)
+
+
+def whole(descriptor: int) -> bytes:
+    """All that is in the file."""
+    return video_wire.read_part(descriptor, os.fstat(descriptor).st_size)

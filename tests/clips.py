@@ -9,7 +9,8 @@ import av
 import numpy as np
 
 from pipelines import barcode
-from pipelines.video import CutVideo, VideoFacts, VideoTools
+from pipelines.video import VideoTools
+from pipelines.video_facts import CutVideo, VideoFacts
 from schemas.episode import EncodedView
 
 RATE = 15

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.video import CutVideo, TakenVideo, VideoFacts, VideoTools
+from pipelines.video import VideoTools
+from pipelines.video_facts import CutVideo, TakenVideo, VideoFacts
 from schemas.recipes import Limits
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.video import CutVideo, VideoTools
+from pipelines.video import VideoTools
+from pipelines.video_facts import CutVideo
 from schemas.episode import EncodedView
 from schemas.errors import DecodeError
 from schemas.recipes import Limits, ViewsRecipe
