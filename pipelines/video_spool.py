@@ -161,7 +161,7 @@ class Growing:
         self._in_memory = True
 
     def add(self, data: bytes) -> None:
-        """Appends ``data``. Raises SpoolError."""
+        """Appends ``data``. Raises SpoolError, and OSError where memory files may not grow."""
         self.num_bytes += len(data)
         if self._in_memory and self._spool is not None and self.num_bytes > self._spool.over_bytes:
             path, moved = self._spool.open_new()
@@ -171,7 +171,7 @@ class Growing:
                     video_wire.write_all(moved, part)
             os.close(self.descriptor)
             self.descriptor, self._in_memory = moved, False
-        with _told_apart():
+        with contextlib.nullcontext() if self._in_memory else _told_apart():
             video_wire.write_all(self.descriptor, data)
 
     def __enter__(self) -> "Growing":
