@@ -21,7 +21,7 @@ from upath import UPath
 from pipelines import droid_names
 from pipelines.droid_names import Recording
 from pipelines.places import place
-from pipelines.recordings import read_json
+from pipelines.recordings import read_json, readable
 from schemas.episode import ANNOTATIONS, Calibration, EpisodeRef, Instruction, RawEpisode, Scalar, Segment
 from schemas.errors import CorruptEpisode, MissingFile, SourceError
 from schemas.findings import Finding, Severity
@@ -46,6 +46,8 @@ _VIEW_NAMES = {
 _PATHS = ("file_path", "recording_folderpath", "recording_path")
 _BY_PATH = ("paths", "keep_ranges")
 """Kinds that tell a recording by its folder; the others have its uuid for a key."""
+_FAR = 1e15
+"""No number of a calibration; also of whole numbers that no float can hold."""
 _MARK = "+"
 """Between the state of an episode's own files and that of the annotations."""
 
@@ -134,7 +136,7 @@ def _companion(path: UPath) -> Companion:
         )
     with path.open("rb") as file:
         digest = hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
-    return Companion(kind, path.name, digest, entries)
+    return Companion(kind, readable(path.name), digest, entries)
 
 
 def _kind(entries: Mapping[str, Any]) -> Kind | None:
@@ -269,7 +271,12 @@ class _Notes:
         known = {instruction.text for instruction in self._instructions}
         for name in sorted(value):
             text = value[name]
-            if _LANGUAGE.fullmatch(name) and isinstance(text, str) and text not in known:
+            if not _LANGUAGE.fullmatch(name):
+                continue
+            if not isinstance(text, str):
+                message = f"{file.name}: {name} is a {type(text).__name__}, not a text"
+                self._note("bad_annotation", Severity.WARNING, file, message)
+            elif text not in known:
                 self._instructions.append(Instruction(text, f"{ANNOTATIONS}{file.name}/{name}"))
 
     def _serials(self, file: Companion, value: Mapping[str, Any]) -> None:
@@ -346,7 +353,7 @@ class _Notes:
     def _keep_ranges(self, file: Companion, value: Any) -> None:
         """Step ranges of the RLDS copy, ``[start, stop)``; a raw recording has at most one row more behind them."""
         times_ns = _step_times(self._raw)
-        if not isinstance(value, list) or not all(_is_range(one, len(times_ns)) for one in value):
+        if not _are_ranges(value, len(times_ns)):
             message = f"{file.name} has ranges that do not fit {len(times_ns)} steps: {str(value)[:200]}; none is used"
             self._note("keep_ranges_do_not_fit", Severity.WARNING, file, message)
             return
@@ -361,8 +368,16 @@ def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
     """``count`` finite numbers, or None."""
     if not isinstance(value, list) or len(value) != count:
         return None
-    fit = all(isinstance(one, int | float) and not isinstance(one, bool) and np.isfinite(one) for one in value)
+    fit = all(isinstance(one, int | float) and not isinstance(one, bool) and abs(one) < _FAR for one in value)
     return tuple(float(one) for one in value) if fit else None
+
+
+def _are_ranges(value: Any, num_steps: int) -> bool:
+    """Whether these are ranges of the steps, none of which is in two."""
+    if not isinstance(value, list) or not all(_is_range(one, num_steps) for one in value):
+        return False
+    ordered = sorted(value)
+    return all(before[1] <= after[0] for before, after in itertools.pairwise(ordered))
 
 
 def _is_range(value: Any, num_steps: int) -> bool:

@@ -21,6 +21,8 @@ CLOCKS = ("estimated_capture", "frame_received", "read_end")
 """Times of a frame, best first: when it was exposed (reckoned by the recorder), when it had arrived, when it was read."""
 _SERIAL = re.compile(r"[0-9A-Za-z]{1,32}")
 _HAND = 0
+_FAR = 1e9
+"""Metres or radians that are none; also of whole numbers that no float can hold."""
 _MAX_SPAN_MS = 10**11
 """Three years: stamps further from the first step than that are no times of this recording."""
 _EYES = {"left": "", "right": "_right"}
@@ -46,7 +48,8 @@ def choose(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any], findin
             message = f"{role}_cam_serial is {serial!r}, which is no serial of its own; not used"
             findings.append(Finding("bad_camera_serial", Severity.WARNING, role, message[:300]))
     types = {name.removeprefix(TYPES): values for name, values in arrays.items() if name.startswith(TYPES)}
-    typed = _by_type({serial: int(values.flat[0]) for serial, values in types.items() if is_serial(serial)})
+    kinds = {serial: values for serial, values in types.items() if is_serial(serial) and are_stamps(values)}
+    typed = _by_type({serial: int(values[0]) for serial, values in kinds.items()})
     for role, serial in sorted(named.items()):
         other = typed.get(role)
         if other is not None and other != serial:
@@ -78,9 +81,14 @@ def frame_clock(arrays: Mapping[str, np.ndarray], serial: str, origin_ms: int | 
     return "step_start", None
 
 
+def are_stamps(values: np.ndarray) -> bool:
+    """Whether it is one whole number for each row."""
+    return values.dtype.kind in "iu" and values.ndim == 1 and len(values) > 0
+
+
 def since(stamps_ms: np.ndarray, origin_ms: int) -> np.ndarray | None:
     """Unix milliseconds [T] as nanoseconds after ``origin_ms``, exactly; None where they are no times of this recording."""
-    if stamps_ms.dtype.kind not in "iu" or stamps_ms.ndim != 1:
+    if not are_stamps(stamps_ms) or abs(origin_ms) >= 1 << 62:
         return None
     if any(abs(int(one) - origin_ms) > _MAX_SPAN_MS for one in (stamps_ms.min(), stamps_ms.max())):
         return None
@@ -157,7 +165,7 @@ def _is_pose(value: Any) -> TypeGuard[list[float]]:
     return (
         isinstance(value, list)
         and len(value) == 6
-        and all(isinstance(part, int | float) and np.isfinite(part) for part in value)
+        and all(isinstance(part, int | float) and abs(part) < _FAR for part in value)
     )
 
 

@@ -279,6 +279,10 @@ def count_steps(arrays: Sequence[tuple[str, h5py.Dataset]], wanted: Sequence[str
         message = f"{wanted[0]} is not there; found: {found}"
         raise CorruptEpisode(message, where, "the recording is not whole; leave it out", "missing_key")
     shape = by_name[name].shape
+    dtype = by_name[name].dtype
+    if dtype.kind not in "biuf":
+        message = f"{name} holds {dtype}, not numbers"
+        raise CorruptEpisode(message, where, "record or convert it as floating-point numbers", "not_numbers")
     if not shape or shape[0] == 0:
         raise CorruptEpisode("the episode has no steps", where, "leave it out of the data set", "empty")
     return int(shape[0])

@@ -33,7 +33,7 @@ MARKS = "a group data with demonstrations (robomimic, robosuite, LIBERO)"
 _STEPS = ("actions", "states", "rewards", "dones", "robot_states")
 _NEXT = "next_obs/"
 _SPLITS = ("train", "valid", "val", "test")
-_MAX_HZ = 100_000
+_MIN_HZ, _MAX_HZ = 0.001, 100_000
 
 
 def knows(root: h5py.Group, members: list[str], where: str) -> bool:
@@ -95,7 +95,7 @@ def read(root: h5py.Group, group: str, limits: Limits, where: str) -> Content:
     if masks:
         content.attribute("mask", ", ".join(masks))
     promised = own.get("num_samples")
-    if isinstance(promised, (int, float)) and int(promised) != content.num_steps:
+    if isinstance(promised, (int, float)) and promised != content.num_steps:
         message = f"num_samples is {promised}, actions has {content.num_steps} rows"
         raise CorruptEpisode(message, where, "the recorder lost rows; leave it out", "length_mismatch")
     content.instructions += _instructions(said, own)
@@ -132,7 +132,7 @@ def _environment(said: Mapping[str, Scalar]) -> dict[str, Any]:
 
 
 def _rate(value: Any) -> Fraction | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= _MAX_HZ:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not _MIN_HZ <= value <= _MAX_HZ:
         return None
     return Fraction(value).limit_denominator(1_000_000)
 

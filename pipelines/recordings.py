@@ -6,6 +6,8 @@ No source is known here, and no meaning is given to what is read.
 import contextlib
 import io
 import json
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ from schemas.fingerprint import fingerprint
 from schemas.recipes import Limits
 
 MAX_JSON_BYTES = 256 << 20
+_MAX_JSON_VALUES = 20_000_000
+"""Of a file; an empty list takes two bytes there and sixty in memory. The largest published for DROID has some four million."""
+_HALF_CHARACTER = re.compile(rb"\\u[dD][89a-fA-F]")
 _MAX_DEPTH = 3
 _JPEG = b"\xff\xd8\xff"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -64,7 +69,7 @@ def read_json(path: Path | UPath, hint: str) -> dict[str, Any]:
             raise SourceError("the file is empty", str(path), hint, "bad_index")
         if size > MAX_JSON_BYTES:
             raise SourceError(f"{size} bytes of JSON are more than {MAX_JSON_BYTES}", str(path), hint, "bad_index")
-        value = json.loads(path.read_bytes())
+        value = _parsed(path.read_bytes())
     except FileNotFoundError as error:
         raise SourceError("the file is missing", str(path), hint, "missing_index") from error
     except OSError as error:
@@ -74,6 +79,30 @@ def read_json(path: Path | UPath, hint: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SourceError(f"holds a {type(value).__name__}, not an object", str(path), hint, "bad_index")
     return value
+
+
+def _parsed(data: bytes) -> Any:
+    """The JSON in ``data``; halves of characters are replaced. Raises ValueError, also for a key that an object has twice."""
+    count = sum(data.count(mark) for mark in (b",", b"[", b"{"))
+    if count > _MAX_JSON_VALUES:
+        raise ValueError(f"some {count} values are more than {_MAX_JSON_VALUES}")
+    if _HALF_CHARACTER.search(data):
+        text = json.dumps(json.loads(data, object_pairs_hook=_distinct), ensure_ascii=False)
+        return json.loads(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return json.loads(data, object_pairs_hook=_distinct)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {twice[:80]!r} stands there twice")
+    return found
+
+
+def readable(name: str) -> str:
+    """The name of a file as text: bytes that are not UTF-8 are written out."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def path_inside[AnyPath: (Path, UPath)](root: AnyPath, relative: str, where: str) -> AnyPath:

@@ -18,7 +18,7 @@ from upath import UPath
 
 from pipelines import droid_cameras, droid_names, hdf5_child, hdf5_process
 from pipelines.places import lists, place
-from pipelines.recordings import check_unchanged, file_view, files_state, path_inside, read_json, set_folders
+from pipelines.recordings import check_unchanged, file_view, files_state, path_inside, read_json, readable, set_folders
 from pipelines.video import VideoTools
 from schemas.episode import Clock, EncodedView, EpisodeRef, Instruction, RawEpisode, Scalar, Stream
 from schemas.errors import CorruptEpisode, MissingFile, SourceError
@@ -115,7 +115,7 @@ class DroidRawSource:
             dataset="droid",
             version="",
             split="",
-            key=prefix.rstrip("/") or folder.name,
+            key=readable(prefix.rstrip("/") or folder.name),
             state=files_state(root, files),
             num_bytes=sum(sizes),
             details=(("files", json.dumps(files)), ("folder", prefix)),
@@ -186,20 +186,23 @@ class _Reading:
             self._note("missing_metadata", Severity.WARNING, "metadata", "there is no metadata_<uuid>.json")
             return {}
         if len(names) > 1:
-            self._note("several_metadata", Severity.WARNING, "metadata", f"{len(names)} of them; {names[0]} is taken")
-        uuid = names[0].removeprefix("metadata_").removesuffix(".json")
+            self._note(
+                "several_metadata", Severity.WARNING, "metadata", f"{len(names)} of them; {readable(names[0])} is taken"
+            )
+        called = readable(names[0])
+        uuid = called.removeprefix("metadata_").removesuffix(".json")
         path = self._path(names[0])
         try:
             metadata = read_json(path, "fetch it again")
         except SourceError as error:
-            self._note("bad_metadata", Severity.WARNING, names[0], error.message)
+            self._note("bad_metadata", Severity.WARNING, called, error.message)
             return {"uuid": uuid}
-        self._hashes.append((names[0], _sha256(path)))
+        self._hashes.append((called, _sha256(path)))
         for key in sorted(metadata):
             value = metadata[key]
             if key.endswith("_path") and isinstance(value, str) and (".." in value.split("/") or value.startswith("/")):
                 message = f"{key} leads out of the data set ({value}); paths of the metadata are not followed"
-                self._note("metadata_path_outside", Severity.WARNING, names[0], message)
+                self._note("metadata_path_outside", Severity.WARNING, called, message)
         return {"uuid": uuid} | metadata
 
     def _rows(self) -> tuple[dict[str, np.ndarray], dict[str, Scalar]]:
@@ -237,8 +240,8 @@ class _Reading:
     def _steps(self, arrays: Mapping[str, np.ndarray]) -> tuple[np.ndarray, Clock, int | None]:
         """Times of the rows int64 [T], their clock, and what Unix time 0 is (None: rows are only counted)."""
         stamps = arrays.get(_STEP_START)
-        if stamps is not None:
-            origin_ms = int(stamps.flat[0])
+        if stamps is not None and droid_cameras.are_stamps(stamps):
+            origin_ms = int(stamps[0])
             times_ns = droid_cameras.since(stamps, origin_ms)
             if times_ns is not None:
                 return times_ns, "source", origin_ms
@@ -303,7 +306,7 @@ class _Reading:
                     found[name] = fact[:_MAX_TEXT] if isinstance(fact, str) else fact
                     break
         found |= {f"{role}_cam_serial": serial for role, serial in cameras.items()}
-        recording = droid_names.of_path(f"{self._ref.location}/{self._folder}".rstrip("/"))
+        recording = droid_names.of_path(readable(f"{self._ref.location}/{self._folder}".rstrip("/")))
         if recording is not None:
             found["recording_path"] = recording.folder
             found.setdefault("lab", recording.lab)

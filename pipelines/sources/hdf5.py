@@ -10,14 +10,16 @@ recorded ones where the layout has them, else plain indices; ``declared_rate`` i
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from pipelines import hdf5_child, hdf5_files, hdf5_process
 from pipelines.hdf5_episode import Listed, add_side_videos
 from pipelines.places import lists, place
-from pipelines.recordings import files_state, path_inside, set_folders
+from pipelines.recordings import files_state, path_inside, readable, set_folders
 from pipelines.video import VideoTools
 from schemas.episode import EpisodeRef, RawEpisode
 from schemas.errors import CorruptEpisode, SourceError
@@ -59,12 +61,12 @@ class Hdf5Source:
         if strange and len(strange) == len(files):
             hint = f"known are files with {'; '.join(layout.MARKS for layout in hdf5_child.LAYOUTS.values())}"
             raise SourceError(strange[0], location, hint, "unknown_layout")
-        return sorted(refs, key=lambda ref: ref.key)
+        return sorted(_distinct(refs), key=lambda ref: ref.key)
 
     def read(self, ref: EpisodeRef, video: VideoTools, limits: Limits) -> RawEpisode:
         """The episode of one group or file. Raises MissingFile, CorruptEpisode or DecodeError."""
         details = dict(ref.details)
-        where = f"{details['file']} ({ref.where})"
+        where = f"{readable(details['file'])} ({ref.where})"
         if "problem" in details:
             hint = "only known layouts are read" if details["problem"] == "unknown_layout" else "fetch the file again"
             raise CorruptEpisode(details["message"], where, hint, details["problem"])
@@ -79,7 +81,7 @@ class Hdf5Source:
         content.pack(video)
         videos = {key: path_inside(folder, name, where) for key, name in side.items()}
         add_side_videos(content, videos, video, limits)
-        places = {name: details[name] for name in ("file", "group") if details[name]}
+        places = {name: readable(details[name]) for name in ("file", "group") if details[name]}
         return RawEpisode(
             ref=ref,
             streams=content.streams(),
@@ -95,20 +97,21 @@ class Hdf5Source:
     def _listed(self, location: str, folder: Path, path: Path) -> tuple[list[EpisodeRef], str]:
         """The references of a file, and what is strange about it where its layout is not known."""
         relative = path.relative_to(folder).as_posix()
-        where = f"{relative} ({location})"
+        told = readable(relative)
+        where = f"{told} ({location})"
         beside = _side_videos(path)
         layout, unknown, episodes = "", "", [Listed("")]
         try:
             layout, episodes, held = hdf5_process.listed(str(path), where)
             if not layout:
-                films = "".join(f"; beside it lies {film.name}" for film in beside.values())
-                unknown = f"{relative} is of no layout known here: it holds {held}{films}"
+                films = "".join(f"; beside it lies {readable(film.name)}" for film in beside.values())
+                unknown = f"{told} is of no layout known here: it holds {held}{films}"
                 episodes = [Listed("", problem="unknown_layout", message=unknown)]
         except SourceError as error:
             episodes = [Listed("", problem=error.reason, message=error.message)]
         if layout and not episodes:
-            episodes = [Listed("", problem="empty", message=f"{relative} holds no episode")]
-        size = path.stat().st_size
+            episodes = [Listed("", problem="empty", message=f"{told} holds no episode")]
+        size = path.stat().st_size if path.is_file() else 0
         refs = []
         for episode in episodes:
             videos = {key: video.relative_to(folder).as_posix() for key, video in _of(episode.group, beside).items()}
@@ -122,7 +125,7 @@ class Hdf5Source:
                     dataset=path.stem if str(path) == location else folder.name,
                     version="",
                     split=episode.split,
-                    key=_key(relative, episode.group),
+                    key=_key(told, episode.group),
                     state=files_state(folder, [relative, *videos.values()]),
                     num_bytes=max(1, size // len(episodes)),
                     details=tuple(sorted(details.items())),
@@ -132,8 +135,26 @@ class Hdf5Source:
 
 
 def _files(root: Path) -> list[Path]:
-    hidden = [path for path in root.rglob("*") if _is_recording(path) and path.is_file()]
-    return [path for path in hidden if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+    """Those below ``root``, and links that lead nowhere, whose recordings would be missed without a trace."""
+    found = [path for path in root.rglob("*") if _is_recording(path) and (path.is_file() or _leads_nowhere(path))]
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(root).parts)]
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def _distinct(refs: Sequence[EpisodeRef]) -> list[EpisodeRef]:
+    """``refs`` with the names of file and group behind keys that several have: of ``a1.h5``, ``a01.h5`` and ``a1.hdf5``."""
+    counts = Counter(ref.key for ref in refs)
+    return [
+        ref
+        if counts[ref.key] == 1
+        else replace(
+            ref, key=f"{ref.key} ({'#'.join(filter(None, (readable(ref.detail('file')), ref.detail('group'))))})"
+        )
+        for ref in refs
+    ]
 
 
 def _key(relative: str, group: str) -> str:
