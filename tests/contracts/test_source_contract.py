@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 from pipelines import registry
 from pipelines.sources import Source
@@ -16,7 +17,7 @@ from schemas.recipes import Limits
 from tests.clips import encode, pictures
 from tests.droid_tree import EXT1, FOLDER, columns, metadata, write_recording
 from tests.recorded import example, rlds_episode, write_lerobot, write_rlds
-from tests.recorded_hdf5 import write_robomimic
+from tests.recorded_hdf5 import pixels, vectors, write_robomimic
 from tests.recorded_lerobot_v1 import write_lerobot_v1
 
 
@@ -57,6 +58,19 @@ def _lerobot_v1(root: Path) -> Path:
     return write_lerobot_v1(root / "toy", (4, 7), films=[encode("h264", pictures(length)) for length in (4, 7)])
 
 
+def _zarr(root: Path) -> Path:
+    shown = np.concatenate([pixels(0, 4), pixels(1, 7)])
+    group = zarr.create_group(str(root / "toy"), zarr_format=2)
+    for name, values in (
+        ("data/action", vectors(0, 11, 2)),
+        ("data/state", vectors(1, 11, 3)),
+        ("data/img", shown),
+        ("meta/episode_ends", np.array([4, 11])),
+    ):
+        group.create_array(name, shape=values.shape, chunks=values.shape, dtype=values.dtype)[:] = values
+    return root / "toy"
+
+
 GOLDEN: dict[str, Callable[[Path], Path]] = {
     "droid_raw": _droid_raw,
     "hdf5": _hdf5,
@@ -64,6 +78,7 @@ GOLDEN: dict[str, Callable[[Path], Path]] = {
     "lerobot": _lerobot,
     "lerobot_v1": _lerobot_v1,
     "rlds": _rlds,
+    "zarr": _zarr,
 }
 """Writes a set of two episodes of 4 and 7 steps with one camera, and returns its folder."""
 
