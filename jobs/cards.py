@@ -1,6 +1,7 @@
 """``wamloom cards``: the cards that are shipped, one of them in full, held against data, or drafted from data."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from schemas.errors import UsageError
 from schemas.findings import Severity
 from schemas.recipes import Limits
 from schemas.time import rate_text
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 def run(options: CardsOptions) -> Answer:
@@ -98,6 +101,10 @@ def _told(result: CardCheck, wrong: int) -> list[str]:
 
 
 def _new(options: CardsOptions) -> Answer:
+    if options.name is not None and not _NAME.fullmatch(options.name):
+        raise UsageError(
+            f"{options.name[:100]!a} is no name for a card", hint="letters, digits, and - _ . between them"
+        )
     draft = draft_cards(options.location, Limits(), options.num_episodes, options.name)
     robot = f"{draft.name}_robot"
     values: dict[str, Any] = {

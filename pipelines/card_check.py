@@ -198,7 +198,8 @@ def _over_all(episodes: Sequence[Episode], card: DatasetCard, embodiment: Embodi
         for gripper in grippers:
             column = rows[:, names.index(gripper.channel)]
             reach = abs(gripper.open - gripper.closed)
-            if np.isfinite(column).all() and np.ptp(column) < 0.05 * reach:
+            column = column[np.isfinite(column)]
+            if column.size and np.ptp(column) < 0.05 * reach:
                 message = f"{gripper.channel} stays at {column[0]:.4g} in all {len(episodes)} episodes that were read"
                 yield Disagreement(Severity.WARNING, "gripper_never_moves", label, message, len(episodes))
     yield from _language(episodes, card)
@@ -209,6 +210,8 @@ def _over_all(episodes: Sequence[Episode], card: DatasetCard, embodiment: Embodi
 
 def _units(label: str, channel: Channel, column: np.ndarray, count: int) -> Iterator[Disagreement]:
     if not column.size:
+        message = f"{channel.name} has no finite value in all {count} episodes that were read"
+        yield Disagreement(Severity.WARNING, "no_finite_value", label, message, count)
         return
     reach = float(np.abs(column).max())
     if channel.unit == "m" and reach > LOOKS_LIKE_MILLIMETRES_M:

@@ -53,11 +53,22 @@ def draft_cards(location: str, limits: Limits, num_episodes: int, name: str | No
     same = [
         raw for raw in sample.episodes if raw.ref.dataset == first.ref.dataset and raw.ref.source == first.ref.source
     ]
-    return _Drafting(same, name or _plain(first.ref.dataset)).draft()
+    return _Drafting(same, _plain(first.ref.dataset) if name is None else name).draft()
 
 
 def _plain(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_") or "my_set"
+
+
+def _shown(text: str) -> str:
+    """``text`` on one line of a comment, where TOML allows no control characters."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
+
+
+def _quoted(value: str | list[str]) -> str:
+    """``value`` as TOML, which is JSON but for one control character and for halves of characters."""
+    text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return text.encode(errors="replace").decode()
 
 
 class _Drafting:
@@ -99,7 +110,9 @@ class _Drafting:
         embodiment = [*self._robot_head(robot, list(views.values())), *channels]
         self._relation(actions, proprio)
         notes = (
-            ["", "# Open questions:", *(f"# - {question}" for question in self._questions)] if self._questions else []
+            ["", "# Open questions:", *(f"# - {_shown(question)}" for question in self._questions)]
+            if self._questions
+            else []
         )
         return Draft(
             self._name,
@@ -122,16 +135,16 @@ class _Drafting:
     def _head(self, robot: str) -> Iterator[str]:
         ref = self._first.ref
         yield f"# Drafted from {len(self._episodes)} episodes. Check every line; what is asked below only people know."
-        yield f"name = {json.dumps(self._name)}"
+        yield f"name = {_quoted(self._name)}"
         yield "version = 1"
-        yield f"title = {json.dumps(f'{ref.dataset} ({ref.source})')}"
-        yield f"source = {json.dumps(ref.source)}"
-        yield f"embodiment = {json.dumps(robot)}"
+        yield f"title = {_quoted(f'{ref.dataset} ({ref.source})')}"
+        yield f"source = {_quoted(ref.source)}"
+        yield f"embodiment = {_quoted(robot)}"
         yield 'license = "unknown"'
         self._ask("which licence has the data set?")
         clocks = {stream.clock for raw in self._episodes for stream in raw.streams}
         if self._first.declared_rate is not None:
-            yield f"control_rate = {json.dumps(rate_text(self._first.declared_rate))}  # declared by the source"
+            yield f"control_rate = {_quoted(rate_text(self._first.declared_rate))}  # declared by the source"
             self._ask(
                 f"is {rate_text(self._first.declared_rate)} Hz, which the source declares, the rate of the robot?"
             )
@@ -142,19 +155,19 @@ class _Drafting:
         ]
         streams = [stream.name for stream in self._first.streams if "success" in stream.name.casefold()]
         if attributes or streams:
-            yield f"success_field = {json.dumps([*attributes, *streams][0])}"
+            yield f"success_field = {_quoted([*attributes, *streams][0])}"
 
     def _robot_head(self, robot: str, slots: Sequence[str]) -> Iterator[str]:
-        yield f"name = {json.dumps(robot)}"
+        yield f"name = {_quoted(robot)}"
         kind = self._first.robot_type or "unknown robot"
-        yield f"title = {json.dumps(f'{kind} of {self._first.ref.dataset}')}"
+        yield f"title = {_quoted(f'{kind} of {self._first.ref.dataset}')}"
         rate = self._first.declared_rate
         if rate is None:
             yield "# control_rate = ?  # steps per second: the source does not say; needed before this card can be used"
             self._ask("how many steps per second did the robot run? (control_rate of the robot's card)")
         else:
-            yield f"control_rate = {json.dumps(rate_text(rate))}"
-        yield f"views = {json.dumps(list(slots))}"
+            yield f"control_rate = {_quoted(rate_text(rate))}"
+        yield f"views = {_quoted(list(slots))}"
         yield 'base_frame = "unknown"'
 
     def _values(self, field: str) -> list[np.ndarray]:
@@ -163,12 +176,12 @@ class _Drafting:
 
     def _maps(self, label: str, fields: Sequence[str], widths: dict[str, int]) -> Iterator[str]:
         for field in fields:
-            yield from ("", f"[[{label}]]", f"field = {json.dumps(field)}", f"stop = {widths[field]}")
+            yield from ("", f"[[{label}]]", f"field = {_quoted(field)}", f"stop = {widths[field]}")
 
     def _left_out(self, vectors: dict[str, int], used: set[str]) -> list[str]:
         rest = [f"{field} [{width}]" for field, width in sorted(vectors.items()) if field not in used]
         return (
-            ["", f"# Streams that no channel is made of (they are stored all the same): {', '.join(rest)}"]
+            ["", f"# Streams that no channel is made of (they are stored all the same): {_shown(', '.join(rest))}"]
             if rest
             else []
         )
@@ -186,12 +199,14 @@ class _Drafting:
                 channel = base if taken[base] == 1 else f"{base}_{taken[base]}"
                 kind = ChannelKind.COMMAND if label == "action" and guess.kind is ChannelKind.POSITION else guess.kind
                 yield ""
-                yield f"[[{label}]]  # {field}[{index}], {guess.low:.4g} to {guess.high:.4g}"
-                yield f"name = {json.dumps(channel)}"
-                yield f"unit = {json.dumps(guess.unit)}"
+                yield f"[[{label}]]  # {_shown(field)}[{index}], {guess.low:.4g} to {guess.high:.4g}"
+                yield f"name = {_quoted(channel)}"
+                yield f"unit = {_quoted(guess.unit)}"
                 yield f'kind = "{kind.value}"' + (f"  # {guess.evidence}" if guess.evidence else "")
                 if kind is ChannelKind.GRIPPER:
                     grippers.append((channel, guess))
+                if not np.isfinite(guess.low):
+                    self._ask(f"why is {channel}, column {index} of {field}, not a finite number anywhere?")
                 if guess.unit == "unknown":
                     self._ask(f"units and kinds of the channels of {field}")
                 if guess.kind is ChannelKind.QUATERNION:
@@ -203,7 +218,7 @@ class _Drafting:
             yield from (
                 "",
                 f"# [[{label}_grippers]]  # fill in, once known which value is open",
-                f"# channel = {json.dumps(channel)}",
+                f"# channel = {_quoted(channel)}",
             )
             yield from ("# open = ?", "# closed = ?")
 
@@ -234,7 +249,7 @@ class _Drafting:
 
     @staticmethod
     def _table(name: str, entries: dict[str, str]) -> list[str]:
-        rows = [f"{json.dumps(key)} = {json.dumps(slot)}" for key, slot in entries.items()]
+        rows = [f"{_quoted(key)} = {_quoted(slot)}" for key, slot in entries.items()]
         return ["", f"[{name}]", *rows] if rows else []
 
     def _language(self) -> list[str]:
@@ -245,12 +260,10 @@ class _Drafting:
         if not texts:
             return ["", "# No language was found."]
         full = [field for field in sorted(texts) if any(texts[field])]
-        lines = ["", "[language]", f"fields = {json.dumps(full)}"]
+        lines = ["", "[language]", f"fields = {_quoted(full)}"]
         for field in sorted(texts):
             example = next((text for text in texts[field] if text), "")
-            lines.append(
-                f"# {field}: {len(texts[field])} different texts, such as {json.dumps(example[:80], ensure_ascii=False)}"
-            )
+            lines.append(f"# {_shown(field)}: {len(texts[field])} different texts, such as {_quoted(example[:80])}")
         self._ask("are these texts instructions, or labels to list under language.ignore?")
         return lines
 

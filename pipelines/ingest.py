@@ -88,11 +88,22 @@ def list_sets(locations: Sequence[str]) -> tuple[list[EpisodeRef], list[WamloomE
                 refs = source.refs(root)
                 if not refs:
                     raise SourceError("the data set lists no episode", root, "its index is empty or damaged", "empty")
+                _check_names(refs)
             except SourceError as error:
                 unreadable.append(error)
                 continue
             found |= {(ref.location, ref.key): ref for ref in refs}
     return list(found.values()), unreadable
+
+
+def _check_names(refs: Sequence[EpisodeRef]) -> None:
+    """Raises SourceError where the name of a file is not UTF-8: no table could hold it."""
+    for ref in refs:
+        try:
+            ref.where.encode()
+        except UnicodeEncodeError as error:
+            where = ref.where.encode(errors="backslashreplace").decode()
+            raise SourceError("the name of a file is not UTF-8", where, "rename it", "bad_name") from error
 
 
 def _sets(location: str) -> list[tuple[Source, str]]:

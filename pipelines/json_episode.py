@@ -30,7 +30,8 @@ def load(path: Path | UPath, where: str, limits: Limits) -> tuple[dict[str, Any]
     """
     try:
         size = path.stat().st_size
-        data = path.read_bytes() if size <= limits.max_record_bytes else b""
+        # what is no file, such as a pipe, has no size either, and might never end
+        data = path.read_bytes() if 0 < size <= limits.max_record_bytes else b""
     except FileNotFoundError as error:
         raise MissingFile("the file is missing", where, "fetch it from the original data set") from error
     except OSError as error:
@@ -40,7 +41,7 @@ def load(path: Path | UPath, where: str, limits: Limits) -> tuple[dict[str, Any]
         message = f"{size} bytes of JSON would take {memory} bytes of memory, more than {limits.max_record_bytes}"
         raise CorruptEpisode(message, where, "raise limits.max_record_bytes in the recipe", "too_large")
     try:
-        value = json.loads(data)
+        value = json.loads(data, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         message = f"not valid JSON: {error}" if data else "the file is empty"
         raise CorruptEpisode(message[:300], where, "fetch or write it again", "bad_json") from error
@@ -48,6 +49,16 @@ def load(path: Path | UPath, where: str, limits: Limits) -> tuple[dict[str, Any]
         message = f"holds a {type(value).__name__}, not an object"
         raise CorruptEpisode(message, where, "fetch or write it again", "bad_json")
     return value, bytes_sha256(data)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these members; readers differ in which of two with one name they believe. Raises ValueError."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name[:100]!a} stands there twice")
+        found[name] = value
+    return found
 
 
 def numbers(rows: list[Any], where: str) -> np.ndarray:

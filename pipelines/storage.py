@@ -14,6 +14,7 @@ from schemas.errors import LakeError, SourceError, WamloomError
 from schemas.work import FileRecord
 
 MAX_PATH_CHARS = 1024
+MAX_NAME_BYTES = 255
 _AGAIN = "then run the same command again: what had finished is kept"
 _PLACE_ERRORS = {
     errno.ENOSPC: ("no_space", f"make room on that disk, {_AGAIN}"),
@@ -36,8 +37,8 @@ _PLACE_ERRORS = {
 def inside[AnyPath: (Path, UPath)](root: AnyPath, relative: str) -> AnyPath:
     """``root / relative`` with links resolved, which must lie under ``root``; raises SourceError otherwise.
 
-    Refuses absolute paths, ``..``, drives, URLs and control characters: a path that comes from data never escapes, and never
-    names another host.
+    Refuses absolute paths, ``..``, drives, URLs, control characters, halves of characters and names longer than a file can
+    have: a path that comes from data never escapes, and never names another host.
     """
     hint = "the recording names a file outside its own folder; it is damaged or hostile"
     bad = (
@@ -45,16 +46,21 @@ def inside[AnyPath: (Path, UPath)](root: AnyPath, relative: str) -> AnyPath:
         or relative.startswith(("/", "\\", "~"))
         or "://" in relative
         or "\\" in relative
-        or any(ord(character) < 32 for character in relative)
+        or any(ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 for character in relative)
         or (len(relative) > 1 and relative[1] == ":")
-        or ".." in relative.split("/")
+        or any(part == ".." or len(part.encode(errors="replace")) > MAX_NAME_BYTES for part in relative.split("/"))
     )
     if bad:
         raise SourceError(f"the path {relative[:200]!r} leaves its root", str(root), hint, "path_escape")
     if not isinstance(root, Path):
         return places.below(root, relative)
     base = root.resolve()
-    path = (base / relative).resolve()
+    try:
+        path = (base / relative).resolve()
+    except (RuntimeError, OSError) as error:  # links that lead to themselves
+        raise SourceError(
+            f"the path {relative!r} leads nowhere: {error}"[:500], str(base), hint, "path_escape"
+        ) from error
     if not path.is_relative_to(base):
         raise SourceError(f"the path {relative!r} leads out of its root by a link", str(base), hint, "path_escape")
     return path

@@ -2,13 +2,16 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from schemas.embodiment import Rate, ViewSlot
+from schemas.embodiment import CardName, Rate, ViewSlot
+
+MAX_COLUMNS = 1_000_000
+"""Of one source field; a card that names more is a mistake."""
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ChannelMap(_Frozen):
@@ -16,11 +19,19 @@ class ChannelMap(_Frozen):
 
     field: str
     """Name of the source stream, such as ``observation/state`` (RLDS) or ``observation.state`` (LeRobot)."""
-    start: int = 0
-    stop: int | None = None
+    start: int = Field(default=0, ge=0, le=MAX_COLUMNS)
+    stop: int | None = Field(default=None, ge=1, le=MAX_COLUMNS)
     """None: to the end of the vector."""
     scale: float = 1.0
     offset: float = 0.0
+
+    @model_validator(mode="after")
+    def _maps_something(self) -> "ChannelMap":
+        if self.stop is not None and self.stop <= self.start:
+            raise ValueError(f"stop {self.stop} is not behind start {self.start}")
+        if self.scale == 0:
+            raise ValueError("a scale of 0 leaves nothing of the values")
+        return self
 
 
 class Recognize(_Frozen):
@@ -59,7 +70,7 @@ UPRIGHT = Picture()
 class DatasetCard(_Frozen):
     """Maps the fields of one named body of episodes to the channels of an embodiment."""
 
-    name: str
+    name: CardName
     version: int
     title: str
     source: str
@@ -82,7 +93,7 @@ class DatasetCard(_Frozen):
     """By source camera key, for those that do not simply show what was there."""
     depth: dict[str, ViewSlot] = {}
     """Source depth camera key to the view slot it accompanies."""
-    depth_unit_m: float | None = None
+    depth_unit_m: float | None = Field(default=None, gt=0)
     """Metres per unit of the stored depth numbers; None: not known."""
     observed: Literal["before_action", "after_action", "unknown"] = "unknown"
     """Whether the observation of a step was taken before its action was sent (the usual case) or after it."""

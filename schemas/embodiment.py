@@ -4,7 +4,7 @@ from enum import StrEnum
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, StringConstraints, model_validator
 
 from schemas.time import parse_rate, rate_text
 
@@ -14,6 +14,10 @@ VIEW_SLOTS: tuple[ViewSlot, ...] = ("primary", "secondary", "tertiary", "quatern
 
 Rate = Annotated[Fraction, BeforeValidator(parse_rate), PlainSerializer(rate_text, return_type=str)]
 """A rate in Hz, written ``15``, ``"7.5"`` or ``"30000/1001"`` in TOML, an exact Fraction in memory."""
+
+
+CardName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f\x7f]{1,200}$")]
+"""A card's own name: no path, no control character."""
 
 
 class ChannelKind(StrEnum):
@@ -31,7 +35,7 @@ class ChannelKind(StrEnum):
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Channel(_Frozen):
@@ -44,6 +48,12 @@ class Channel(_Frozen):
     high: float | None = None
     """Physical limits in ``unit``; None where they are not known."""
 
+    @model_validator(mode="after")
+    def _ordered(self) -> "Channel":
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"{self.name}: low {self.low:g} is above high {self.high:g}")
+        return self
+
 
 class Gripper(_Frozen):
     """Which channel opens and closes, and which value means what."""
@@ -51,6 +61,12 @@ class Gripper(_Frozen):
     channel: str
     open: float
     closed: float
+
+    @model_validator(mode="after")
+    def _moves(self) -> "Gripper":
+        if self.open == self.closed:
+            raise ValueError(f"{self.channel}: open and closed are both {self.open:g}")
+        return self
 
 
 def _expand(value: Any) -> Any:
@@ -85,7 +101,7 @@ Layout = Annotated[tuple[Channel, ...], BeforeValidator(_expand)]
 class Embodiment(_Frozen):
     """A robot as its data shows it. ``proprio`` and ``action`` are the layouts of the canonical vectors."""
 
-    name: str
+    name: CardName
     title: str
     control_rate: Rate | None = None
     """Steps per second where neither data nor data set card say; None: nobody states it for this robot either."""

@@ -43,7 +43,7 @@ class Limits(_Frozen):
     max_pixels: int = Field(default=16_777_216, gt=0)
     """Per frame."""
     max_frames: int = Field(default=2_000_000, gt=0)
-    """Per video."""
+    """Per video; and rows per episode of a Zarr store."""
     max_video_bytes: int = Field(default=4_294_967_296, gt=0)
     max_record_bytes: int = Field(default=2_147_483_648, gt=0)
     """Per TFRecord or Parquet file."""

@@ -12,16 +12,22 @@ from schemas.errors import RecipeError
 NANOSECONDS = 1_000_000_000
 MAX_RATE = Fraction(100_000)
 """Hz; nothing on a robot ticks faster, and a larger number is a unit mistake."""
+MIN_RATE = Fraction(1, 1000)
+"""Hz; at less the times of a long recording are more nanoseconds than 64 bits count."""
 
 
 def parse_rate(value: str | int | float | Fraction) -> Fraction:
     """A rate in Hz as an exact positive fraction: ``15``, ``"7.5"``, ``"30000/1001"``. Raises RecipeError."""
+    hint = 'write Hz as 15, "7.5" or "30000/1001"'
+    if isinstance(value, bool):
+        raise RecipeError(f"{value!r} is not a rate", hint=hint)
     try:
         rate = Fraction(Decimal(repr(value))) if isinstance(value, float) else Fraction(value)
     except (ValueError, ZeroDivisionError, OverflowError, InvalidOperation, TypeError) as error:
-        raise RecipeError(f"{value!r} is not a rate", hint='write Hz as 15, "7.5" or "30000/1001"') from error
-    if not 0 < rate <= MAX_RATE:
-        raise RecipeError(f"a rate of {value} Hz is out of range", hint=f"rates lie above 0 and up to {MAX_RATE} Hz")
+        raise RecipeError(f"{repr(value)[:100]} is not a rate", hint=hint) from error
+    if not MIN_RATE <= rate <= MAX_RATE:
+        hint = f"rates lie between {MIN_RATE} and {MAX_RATE} Hz"
+        raise RecipeError(f"a rate of {repr(value)[:100]} Hz is out of range", hint=hint)
     return rate
 
 

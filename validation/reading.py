@@ -31,6 +31,7 @@ RULES = (
     ),
     Rule("unknown_task", _WARNING, "a row points to a task that the table of tasks does not have"),
     Rule("chunk_not_stored", _WARNING, "chunks of an array are not stored, and read as its fill value"),
+    Rule("rows_behind_the_end", _WARNING, "arrays go on behind the end of the last episode; those rows are not read"),
     # contradictions
     Rule("flag_denies_picture", _WARNING, "a flag says that a camera has no picture, and it has"),
     Rule("last_step_not_marked", _INFO, "no step is marked as the last one"),

@@ -18,6 +18,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ _TEXTS = (
 )
 """Fields that hold language."""
 _KEY_DIGITS = 6
+_MAX_CAMERAS = 64
 _RATE_TOLERANCE = 0.01
 _UNEVEN_NS = 2_000_000
 """Containers round frame times to their time base; beyond this, frames were not taken at even distances."""
@@ -66,9 +68,21 @@ def _is_set(folder: UPath) -> bool:
 
 
 def _annotations(folder: UPath) -> Iterator[UPath]:
-    """The annotation files of the set in ``folder``, hidden ones left out."""
+    """The annotation files of the set in ``folder``, hidden ones left out. Links to folders are not followed."""
     root = folder / _ANNOTATION
     return (path for path in root.rglob("*.json") if not path.name.startswith(".")) if root.is_dir() else iter(())
+
+
+def _refuse_linked_folders(root: UPath) -> None:
+    """Raises SourceError for a link to a folder of annotations: its episodes would be missing without a trace."""
+    if not isinstance(root, Path):
+        return
+    for folder, _, names in (root / _ANNOTATION).walk():
+        for path in (folder / name for name in names if not name.endswith(".json")):
+            if path.is_dir():  # folders are no names; links to them are
+                message = "this folder of annotations is a link, which is not followed"
+                hint = "put the folder there itself, or ingest the place it links to"
+                raise SourceError(message, str(path), hint, "path_escape")
 
 
 def _episode_folders(folder: UPath) -> Iterator[UPath]:
@@ -89,6 +103,7 @@ class ClipsSource:
     def refs(self, location: str) -> Sequence[EpisodeRef]:
         """One per annotation file and per episode folder. Their folder under ``annotation`` is their split."""
         root = place(location)
+        _refuse_linked_folders(root)
         films = _films(root)
         refs: dict[str, EpisodeRef] = {}
         for path in sorted(_annotations(root)):
@@ -171,6 +186,9 @@ def _video_paths(facts: Mapping[str, Any], where: str) -> list[tuple[str, str]]:
             if not all(names) or len(set(names)) < len(names):
                 names = [f"videos/{index}" for index in range(len(entries))]
             found += [(key, entry.get("video_path")) for key, entry in zip(names, entries, strict=True)]
+    if len(found) > _MAX_CAMERAS:
+        message = f"it names {len(found)} videos, allowed are {_MAX_CAMERAS}"
+        raise CorruptEpisode(message, where, "write one annotation for each episode", "too_large")
     for key, path in found:
         if path is not None and not isinstance(path, str):
             message = f"the path of the video {key} is {str(path)[:100]!r}, not a text"
@@ -341,6 +359,7 @@ class _Reading:
             not isinstance(cameras, list)
             or not isinstance(rows, list)
             or not all(isinstance(row, list) and len(row) == len(cameras) for row in rows)
+            or len(set(map(str, cameras))) < len(cameras)
         ):
             raise CorruptEpisode("it is no table of names by camera", where, "fetch it again", "bad_json")
         folder = path_inside(self._root, index.rpartition("/")[0], where)
@@ -364,20 +383,33 @@ class _Reading:
         if paths[0].suffix.lower() == ".webp":
             view = pixels_view(camera, (self._pixels(path, where) for path in paths), times_ns, self._video, where)
         else:
-            view = packed_view(camera, [path.read_bytes() for path in paths], times_ns, self._video, where)
+            view = packed_view(camera, (self._picture(path, where) for path in paths), times_ns, self._video, where)
         self._hashes.append(view.packets_sha256)
         return view
+
+    def _picture(self, path: UPath, where: str) -> bytes:
+        """The bytes of a picture's file."""
+        try:
+            size = path.stat().st_size
+            if size <= self._limits.max_record_bytes and path.is_file():
+                return path.read_bytes()
+        except OSError as error:
+            message = f"{path.name} cannot be read: {error.strerror}"
+            raise CorruptEpisode(message, where, "grant reading rights, or fetch it again", "bad_image") from error
+        message = f"{path.name} is no file, or too large a one ({size} bytes)"
+        raise CorruptEpisode(message, where, "fetch it again", "bad_image")
 
     def _pixels(self, path: UPath, where: str) -> np.ndarray:
         """uint8 [H, W, 3] of a WebP picture, which no container of ours holds as it is."""
         try:
-            with Image.open(io.BytesIO(path.read_bytes()), formats=["WEBP"]) as image:
+            with Image.open(io.BytesIO(self._picture(path, where)), formats=["WEBP"]) as image:
                 if image.width * image.height > self._limits.max_pixels:
                     message = f"{path.name} has {image.width} x {image.height} pixels"
                     raise CorruptEpisode(message, where, "raise limits.max_pixels in the recipe", "too_large")
                 return np.asarray(image.convert("RGB"))
         except (UnidentifiedImageError, OSError) as error:
-            message = f"{path.name} is no WebP picture: {error}"
+            reason = "of no known kind" if isinstance(error, UnidentifiedImageError) else str(error)
+            message = f"{path.name} is no WebP picture: {reason}"
             raise CorruptEpisode(message[:300], where, "fetch it again", "bad_image") from error
 
     def _episode(self, rate: Fraction | None, video_rate: Fraction | None) -> RawEpisode:

@@ -8,11 +8,13 @@ hold no language: times are plain step indices.
 A chunk that is not stored reads as the array's fill value, as Zarr wants it; how many were not there is a finding.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 
+from pipelines.json_episode import scalar
 from pipelines.places import place
 from pipelines.recordings import pixels_view, set_folders
 from pipelines.video import VideoTools
@@ -26,7 +28,7 @@ from schemas.recipes import Limits
 _DATA, _META, _ENDS = "data/", "meta/", "meta/episode_ends"
 _MARKS = (f"{_ENDS}/.zarray", f"{_ENDS}/zarr.json")
 _ZIP = ".zarr.zip"
-_MAX_EPISODES = 10_000_000
+_MAX_EPISODES = 1_000_000
 _FRAMES_AT_ONCE = 64
 _HINT = "fetch the store again; meta/episode_ends and the arrays of data belong together"
 
@@ -53,8 +55,7 @@ class ZarrSource:
         buffer = ZarrBuffer(location)
         ends = _ends(buffer)
         arrays = _arrays(buffer)
-        dataset = location.rstrip("/").rpartition("/")[2].removesuffix(".zip").removesuffix(".zarr")
-        starts = [0, *ends[:-1]]
+        dataset = location.rstrip("/").rpartition("/")[2].removesuffix(".zip").removesuffix(".zarr") or self.name
         return [
             EpisodeRef(
                 source=self.name,
@@ -62,12 +63,12 @@ class ZarrSource:
                 dataset=dataset,
                 version="",
                 split="",
-                key=f"episode_{index:06d}",
+                key=_key(index),
                 state=_state(buffer, arrays, start, stop),
-                num_bytes=sum(size for _, size, _ in buffer.stamps(_files(buffer, arrays, start, stop))),
+                num_bytes=sum(size for _, size, _ in buffer.stamps(_files(arrays, start, stop))),
                 details=(("rows", f"{start}:{stop}"), ("stamp", _stamp(buffer))),
             )
-            for index, (start, stop) in enumerate(zip(starts, ends, strict=True))
+            for index, (start, stop) in enumerate(itertools.pairwise([0, *ends]))
         ]
 
     def read(self, ref: EpisodeRef, video: VideoTools, limits: Limits) -> RawEpisode:
@@ -77,32 +78,39 @@ class ZarrSource:
         arrays = _arrays(buffer)
         if stop <= start:
             raise CorruptEpisode("the episode has no rows", ref.where, "leave it out of the data set", "empty")
+        if stop - start > limits.max_frames:
+            message = f"the episode has {stop - start} rows, more than the {limits.max_frames} allowed"
+            raise CorruptEpisode(message, ref.where, "raise limits.max_frames in the recipe", "too_large")
         short = [array for array in arrays if array.shape[0] < stop]
         if short:
             message = f"{short[0].path} has {short[0].shape[0]} rows, the episode ends at {stop}"
             raise CorruptEpisode(message, ref.where, _HINT, "length_mismatch")
+        num_bytes = 0
         for array in arrays:
-            if (stop - start) * array.row_bytes > limits.max_array_bytes:
-                message = f"{array.path} would take {(stop - start) * array.row_bytes} bytes"
+            own = (stop - start) * array.row_bytes
+            num_bytes = max(own, num_bytes if _shows_pictures(array) else num_bytes + own)
+            if num_bytes > limits.max_array_bytes:
+                message = f"the arrays up to {array.path} would take {num_bytes} bytes"
                 raise CorruptEpisode(message, ref.where, "raise limits.max_array_bytes in the recipe", "too_large")
-        findings = _missing_chunks(buffer, arrays, start, stop)
+        _check_unchanged(buffer, arrays, start, stop, ref)
+        findings = [*_missing_chunks(arrays, start, stop, ref.where), *_rows_behind(buffer, arrays, ref)]
         times_ns: np.ndarray = np.arange(stop - start, dtype=np.int64)
         streams: list[Stream] = []
         views: list[EncodedView] = []
         digests: list[tuple[str, str]] = []
         for array in arrays:
             name = array.path.removeprefix(_DATA)
-            if _shows_pictures(array) and (frames := _Frames(buffer, array, start, stop, ref.where)).are_pictures():
+            frames = _Frames(buffer, array, range(start, stop), limits, ref.where)
+            if _shows_pictures(array) and frames.are_pictures():
                 view = pixels_view(name, frames, times_ns, video, ref.where)
                 views.append(view)
                 digests.append((name, view.packets_sha256))
             else:
-                values = buffer.rows(array, start, stop, ref.where)
+                values = buffer.rows(array, start, stop, limits, ref.where)
                 streams.append(Stream(name, values, times_ns, "declared"))
                 digests.append((name, array_sha256(values)))
-        if _state(buffer, arrays, start, stop) != ref.state:
-            message = "its files changed after they were listed"
-            raise CorruptEpisode(message, ref.where, "run the same command again", "changed_while_reading")
+        attributes = tuple(_attributes(buffer, ref, limits))
+        _check_unchanged(buffer, arrays, start, stop, ref)
         return RawEpisode(
             ref=ref,
             streams=tuple(streams),
@@ -110,7 +118,7 @@ class ZarrSource:
             instructions=(),
             declared_rate=None,
             source_sha256=fingerprint("zarr-1", digests),
-            attributes=tuple(_attributes(buffer, ref)),
+            attributes=attributes,
             findings=tuple(findings),
         )
 
@@ -119,14 +127,15 @@ def _ends(buffer: ZarrBuffer) -> list[int]:
     facts = buffer.arrays.get(_ENDS)
     if facts is None or len(facts.shape) != 1 or facts.dtype.kind not in "iu" or facts.shape[0] > _MAX_EPISODES:
         raise SourceError("meta/episode_ends is no row of whole numbers", buffer.location, _HINT, "bad_index")
-    missing = [name for name in buffer.chunks_of(facts, 0, facts.shape[0]) if name not in buffer.files]
+    missing = facts.num_chunks(0, facts.shape[0]) - len(facts.stored)
     if missing:
-        raise SourceError(f"{missing[0]} is missing", buffer.location, _HINT, "missing_index")
+        raise SourceError(f"{missing} chunks of meta/episode_ends are missing", buffer.location, _HINT, "missing_index")
     try:
-        ends = [int(end) for end in buffer.rows(facts, 0, facts.shape[0], buffer.location)]
+        ends = [int(end) for end in buffer.rows(facts, 0, facts.shape[0], Limits(), buffer.location)]
     except CorruptEpisode as error:
-        raise SourceError(error.message, buffer.location, error.hint, "bad_index") from error
-    if any(stop < start for start, stop in zip([0, *ends], ends, strict=False)):
+        reason = error.reason if error.reason == "path_escape" else "bad_index"
+        raise SourceError(error.message, buffer.location, error.hint, reason) from error
+    if any(stop < start for start, stop in itertools.pairwise([0, *ends])):
         raise SourceError("the ends of the episodes do not rise", buffer.location, _HINT, "bad_index")
     return ends
 
@@ -136,41 +145,68 @@ def _arrays(buffer: ZarrBuffer) -> list[ArrayFacts]:
     return [array for path, array in sorted(buffer.arrays.items()) if path.startswith(_DATA) and array.shape]
 
 
-def _files(buffer: ZarrBuffer, arrays: Sequence[ArrayFacts], start: int, stop: int) -> list[str]:
-    return [name for array in arrays for name in buffer.chunks_of(array, start, min(stop, array.shape[0]))]
+def _files(arrays: Sequence[ArrayFacts], start: int, stop: int) -> list[str]:
+    return [name for array in arrays for name in array.files(start, min(stop, array.shape[0]))]
 
 
 def _state(buffer: ZarrBuffer, arrays: Sequence[ArrayFacts], start: int, stop: int) -> str:
     """Changes with the rows of the episode, not with those behind it, unless they share a chunk."""
     columns = [(array.path, array.shape[1:], array.dtype.str) for array in arrays]
-    return fingerprint(columns, stop - start, buffer.stamps(_files(buffer, arrays, start, stop)))
+    return fingerprint(columns, stop - start, buffer.stamps(_files(arrays, start, stop)))
+
+
+def _check_unchanged(buffer: ZarrBuffer, arrays: Sequence[ArrayFacts], start: int, stop: int, ref: EpisodeRef) -> None:
+    buffer.look_again(_files(arrays, start, stop))
+    if _state(buffer, arrays, start, stop) != ref.state:
+        message = "its files changed after they were listed"
+        raise CorruptEpisode(message, ref.where, "run the same command again", "changed_while_reading")
 
 
 def _stamp(buffer: ZarrBuffer) -> str:
     return fingerprint(buffer.stamps(sorted(name for name in buffer.files if name.startswith(_META))))
 
 
-def _missing_chunks(buffer: ZarrBuffer, arrays: Sequence[ArrayFacts], start: int, stop: int) -> list[Finding]:
+def _missing_chunks(arrays: Sequence[ArrayFacts], start: int, stop: int, where: str) -> list[Finding]:
+    """A finding for each array; pictures most of which would be made up are refused (CorruptEpisode)."""
     found = []
     for array in arrays:
-        names = buffer.chunks_of(array, start, stop)
-        missing = [name for name in names if name not in buffer.files]
+        wanted = array.num_chunks(start, stop)
+        missing = wanted - len(array.files(start, stop))
+        if missing and (not array.has_fill or (_shows_pictures(array) and 2 * missing > wanted)):
+            what = "nothing says what they hold" if not array.has_fill else "most pictures would be made up"
+            message = f"{missing} of {wanted} chunks of {array.path} are not there, and {what}"
+            hint = "fetch the store again, or write it with write_empty_chunks if there is nothing in them"
+            raise CorruptEpisode(message, where, hint, "missing_chunks")
         if missing:
-            message = f"{len(missing)} of {len(names)} chunks of {array.path} are not stored and read as its fill value"
-            numbers = (("num_chunks", float(len(missing))),)
-            found.append(
-                Finding("chunk_not_stored", Severity.WARNING, array.path.removeprefix(_DATA), message, None, numbers)
-            )
+            message = f"{missing} of {wanted} chunks of {array.path} are not stored and read as its fill value"
+            numbers = (("num_chunks", float(missing)),)
+            name = array.path.removeprefix(_DATA)
+            found.append(Finding("chunk_not_stored", Severity.WARNING, name, message, None, numbers))
     return found
 
 
-def _attributes(buffer: ZarrBuffer, ref: EpisodeRef) -> Iterator[tuple[str, Scalar]]:
+def _rows_behind(buffer: ZarrBuffer, arrays: Sequence[ArrayFacts], ref: EpisodeRef) -> Iterator[Finding]:
+    """Rows behind the end of the last episode, told where that is read."""
+    stop = int(ref.detail("rows").partition(":")[2])
+    longest = max((array.shape[0] for array in arrays), default=0)
+    if ref.key == _key(buffer.arrays[_ENDS].shape[0] - 1) and longest > stop:
+        message = f"{longest - stop} rows lie behind the end of the last episode and belong to none; they are not read"
+        numbers = (("num_rows", float(longest - stop)),)
+        yield Finding("rows_behind_the_end", Severity.WARNING, "episode_ends", message, None, numbers)
+
+
+def _key(index: int) -> str:
+    return f"episode_{index:06d}"
+
+
+def _attributes(buffer: ZarrBuffer, ref: EpisodeRef, limits: Limits) -> Iterator[tuple[str, Scalar]]:
     """Numbers that ``meta`` holds for each episode, beside its ends."""
     index = int(ref.key.rpartition("_")[2])
     count = buffer.arrays[_ENDS].shape[0]
     for path, array in sorted(buffer.arrays.items()):
         if path.startswith(_META) and path != _ENDS and array.shape == (count,):
-            yield path.removeprefix(_META), buffer.rows(array, index, index + 1, ref.where)[0].item()
+            value = buffer.rows(array, index, index + 1, limits, ref.where)[0].item()
+            yield path.removeprefix(_META), scalar(value)
 
 
 def _shows_pictures(array: ArrayFacts) -> bool:
@@ -187,13 +223,13 @@ def _shows_pictures(array: ArrayFacts) -> bool:
 class _Frames:
     """The pictures of an episode, some rows at a time."""
 
-    def __init__(self, buffer: ZarrBuffer, array: ArrayFacts, start: int, stop: int, where: str) -> None:
-        self._buffer, self._array, self._start, self._stop, self._where = buffer, array, start, stop, where
+    def __init__(self, buffer: ZarrBuffer, array: ArrayFacts, rows: range, limits: Limits, where: str) -> None:
+        self._buffer, self._array, self._rows, self._limits, self._where = buffer, array, rows, limits, where
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        for start in range(self._start, self._stop, _FRAMES_AT_ONCE):
-            stop = min(start + _FRAMES_AT_ONCE, self._stop)
-            yield self._buffer.rows(self._array, start, stop, self._where)
+        for start in self._rows[::_FRAMES_AT_ONCE]:
+            stop = min(start + _FRAMES_AT_ONCE, self._rows.stop)
+            yield self._buffer.rows(self._array, start, stop, self._limits, self._where)
 
     def are_pictures(self) -> bool:
         """Whether floats are whole numbers from 0 to 255, so that they are bytes without loss."""
