@@ -118,8 +118,9 @@ def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seco
     lines = [
         f"{totals.listed} episodes listed: {totals.kept} kept, {totals.rejected} rejected, {totals.failed} failed, "
         f"{totals.already} already in the lake"
-        + (f" ({totals.duplicates} of them found a second time by this run)" if totals.duplicates else ""),
+        + (f" ({totals.duplicates} of them hold the same as another recording)" if totals.duplicates else ""),
         *([f"  {totals.changed} are new versions of recordings whose files changed"] if totals.changed else []),
+        *([f"  {len(plan.unreadable)} sets were left out, see the warnings"] if plan.unreadable else []),
         *(f"  {count} x {reason}" for reason, count in totals.reasons.most_common()),
         f"lake: {options.lake}",
     ]
@@ -128,7 +129,7 @@ def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seco
     if len(totals.problems) > len(told):
         warnings.append(f"and {len(totals.problems) - len(told)} more; `wamloom show {options.lake}` lists them")
     if totals.warned:
-        rules = ", ".join(f"{rule} {count}" for rule, count in totals.warned.most_common(6))
+        rules = ", ".join(f"{rule} {count}" for rule, count in totals.warned.most_common())
         warnings.append(f"kept episodes with warnings, by rule: {rules}; `wamloom report {options.lake}` shows them")
     if plan.already_failed or plan.already_rejected:
         warnings.append(

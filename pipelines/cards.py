@@ -116,7 +116,7 @@ def recognize(source: str, dataset: str, robot_type: str, fields: Iterable[str],
     if not matches:
         seen = f"data set {dataset!r}, robot type {robot_type!r}, fields {', '.join(found_fields) or 'none'}"
         shipped = ", ".join(sorted(known)) or "none"
-        hint = f"name one with --card (shipped for {source}: {shipped}), or write your own TOML file"
+        hint = f"name one with --card (shipped for {source}: {shipped}), or draft one with `wamloom cards new LOCATION`"
         raise CardError(f"no card recognizes this {source} data set: {seen}", where, hint, "no_card")
     most = max(match[0] for match in matches)
     best = [card for score, _, card in matches if score == most]

@@ -68,7 +68,11 @@ class Hdf5Source:
         details = dict(ref.details)
         where = f"{readable(details['file'])} ({ref.where})"
         if "problem" in details:
-            hint = "only known layouts are read" if details["problem"] == "unknown_layout" else "fetch the file again"
+            hint = (
+                "docs/formats.md lists the layouts that are read; leave the file out if it holds no recordings"
+                if details["problem"] == "unknown_layout"
+                else "fetch the file again"
+            )
             raise CorruptEpisode(details["message"], where, hint, details["problem"])
         root = cast(Path, place(ref.location))
         folder = root.parent if root.is_file() else root
