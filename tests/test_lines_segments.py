@@ -48,7 +48,9 @@ names = ["a", "b"]
 unit = "rad"
 kind = "position"
 """
-RECIPE = BuildRecipe(formats=("lerobot_v3", "webdataset", "parquet"), horizon=4, views=ViewsRecipe(height_px=32, width_px=32))
+RECIPE = BuildRecipe(
+    formats=("lerobot_v3", "webdataset", "parquet"), horizon=4, views=ViewsRecipe(height_px=32, width_px=32)
+)
 
 
 @pytest.fixture(scope="module")
