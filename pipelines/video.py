@@ -10,7 +10,7 @@ import math
 import os
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from upath import UPath
 
 from pipelines import video_wire
 from pipelines.video_facts import CutVideo, TakenVideo, VideoFacts, facts_in
-from pipelines.video_process import Budget, DecodingChild, closing, count_in, files_of, whole
+from pipelines.video_process import Budget, DecodingChild, closing, count_in, files_of
 from pipelines.video_spool import (
     PART_BYTES,
     Growing,
@@ -105,10 +105,9 @@ class VideoTools:
         with files_of([data]) as descriptors:
             return self._inspect(descriptors[0], where)
 
-    def _inspect(self, descriptor: int, where: str) -> VideoFacts:
+    def _inspect(self, descriptor: int, where: str, do: Literal["inspect", "glance"] = "inspect") -> VideoFacts:
         with self._lock:
-            message = {"do": "glance" if self._glance else "inspect"}
-            child, reply, received = self._ask_once(message, [descriptor], where)
+            child, reply, received = self._ask_once({"do": do}, [descriptor], where)
         with child.believed(received, where):
             return facts_in(reply, received[0])
 
@@ -129,26 +128,31 @@ class VideoTools:
             size = before.st_size
             self._check_bytes(size, where)
             if self._glance:
-                return TakenVideo(b"", "", self._inspect(source, where))
-            stop = threading.Event()
-            with ThreadPoolExecutor(1) as pool:
-                work = pool.submit(self._keep, source, path, size, stop)
-                try:
-                    facts = self._inspect(source, where)
-                except BaseException:
-                    stop.set()
-                    raise
-            try:
-                kept = work.result()
-            except OSError as error:
-                raise CorruptEpisode(
-                    f"the video cannot be read: {error.strerror}", where, reason="unreadable"
-                ) from error
+                return TakenVideo(b"", "", self._inspect(source, where, "glance"))
+            facts, kept = self._both(source, lambda stop: self._keep(source, path, size, stop), where)
             after = os.fstat(source)
             if (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 message = "the video changed while it was read"
                 raise CorruptEpisode(message, where, "run the same command again", "changed_while_reading")
             return TakenVideo(kept.data, kept.sha256, facts)
+
+    def _both(
+        self, video: int, keeping: Callable[[threading.Event], KeptVideo], where: str
+    ) -> tuple[VideoFacts, KeptVideo]:
+        """What the child sees in the file ``video``, and what ``keeping`` makes of it in the meantime."""
+        stop = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            work = pool.submit(keeping, stop)
+            try:
+                facts = self._inspect(video, where)
+            except BaseException:
+                stop.set()
+                raise
+        try:
+            return facts, work.result()
+        except OSError as error:
+            message = f"the video cannot be read: {error.strerror}"
+            raise CorruptEpisode(message, where, reason="unreadable") from error
 
     def _keep(self, source: int, path: Path, size: int, stop: threading.Event) -> KeptVideo:
         if self._spool is not None and size > self._spool.over_bytes:
@@ -168,7 +172,7 @@ class VideoTools:
                     with tempfile.TemporaryFile() as copy:
                         copy.writelines(parts)
                         copy.flush()
-                        return TakenVideo(b"", "", self._inspect(copy.fileno(), where))
+                        return TakenVideo(b"", "", self._inspect(copy.fileno(), where, "glance"))
                 kept = keep(parts, size, self._spool)
         except OSError as error:
             raise MissingFile(f"the video cannot be read: {error}"[:500], where) from error
@@ -194,7 +198,7 @@ class VideoTools:
             raise MissingFile(f"the video cannot be opened: {error.strerror}", where) from error
         with closing([source]):
             if self._glance:
-                facts = self._inspect(source, where)
+                facts = self._inspect(source, where, "glance")
                 return CutVideo(b"", 0, replace(facts, times_ns=facts.times_ns[:num_frames]))
             message = {"do": "cut", "start_s": float(start_s), "num_frames": int(num_frames)}
             return self._written(message, [source], os.fstat(source).st_size, where)
@@ -221,20 +225,31 @@ class VideoTools:
     def _written(self, message: dict[str, Any], given: Sequence[int], about_bytes: int, where: str) -> CutVideo:
         """What the child writes when told so: into the spool where it may be large, else in memory."""
         spool = self._spool if self._spool is not None and about_bytes > self._spool.over_bytes else None
-        if spool is None:
+        with contextlib.ExitStack() as opened:
+            path, output = (None, -1) if spool is None else spool.open_new()
+            if spool is not None:
+                opened.callback(os.close, output)
+                given = [*given, output]
             with self._lock:
-                child, reply, received = self._ask_once({**message, "into_file": False}, given, where)
+                child, reply, received = self._ask_once({**message, "into_file": spool is not None}, given, where)
             with child.believed(received, where):
-                data, first, facts = whole(received[1]), count_in(reply, "first_frame"), facts_in(reply, received[0])
-            kept = keep([data], len(data), None)
-        else:
-            path, output = spool.open_new()
-            with closing([output]):
-                with self._lock:
-                    child, reply, received = self._ask_once({**message, "into_file": True}, [*given, output], where)
-                with child.believed(received, where):
-                    first, facts = count_in(reply, "first_frame"), facts_in(reply, received[0])
-                kept = keep_written(path, output, spool)
+                first, count = count_in(reply, "first_frame"), count_in(reply, "frames")
+                times = np.frombuffer(video_wire.read_part(received[0], 8 * count), "<i8")
+                digest = str(reply["packets_sha256"])
+                if spool is None:
+                    output = os.dup(received[1])
+                    opened.callback(os.close, output)
+            self._check_bytes(os.fstat(output).st_size, where)
+
+            def keeping(stop: threading.Event) -> KeptVideo:
+                if spool is not None and path is not None:
+                    return keep_written(path, output, spool, stop)
+                size = os.fstat(output).st_size
+                return keep(file_parts(output, size, stop), size, None)
+
+            facts, kept = self._both(output, keeping, where)
+        if facts.packets_sha256 != digest or not np.array_equal(facts.times_ns, times):
+            raise DecodeError("what was written does not read back as it went in", where, reason="count_mismatch")
         return CutVideo(kept.data, first, facts, kept.sha256)
 
     def decode(

@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines import video_wire
 from pipelines.lifeline import die_with_owner, limit_memory
-from pipelines.video_cut import cut, pack
+from pipelines.video_cut import Written, cut, pack
 from pipelines.video_demux import Facts, Refusal, glance, refused, scan
 from pipelines.video_frames import FramePlan, frames, plan_frames
 
@@ -92,13 +92,26 @@ class Child:
         """Tells the owner how many frames to expect, which sets the deadline."""
         video_wire.send(self._link, {"kind": "opened", "frames": num_frames})
 
-    def _reply_facts(self, facts: Facts, extra: dict[str, Any] | None = None, data: int | None = None) -> None:
+    def _reply_written(self, written: Written, output: int | None) -> None:
+        times = video_wire.memory_file([np.ascontiguousarray(written.times_ns, dtype="<i8").data])
+        try:
+            reply = {
+                "kind": "done",
+                "frames": len(written.times_ns),
+                "first_frame": written.first_frame,
+                "packets_sha256": written.packets_sha256,
+            }
+            video_wire.send(self._link, reply, [times] if output is None else [times, output])
+        finally:
+            os.close(times)
+
+    def _reply_facts(self, facts: Facts) -> None:
         times = np.ascontiguousarray(facts.times_ns, dtype="<i8")
         keys = np.ascontiguousarray(facts.key_frames, dtype="<i8")
         arrays = video_wire.memory_file([times.data, keys.data])
         try:
-            reply = {"kind": "done", "frames": len(times), "keys": len(keys), "facts": facts.plain(), **(extra or {})}
-            video_wire.send(self._link, reply, [arrays] if data is None else [arrays, data])
+            reply = {"kind": "done", "frames": len(times), "keys": len(keys), "facts": facts.plain()}
+            video_wire.send(self._link, reply, [arrays])
         finally:
             os.close(arrays)
 
@@ -111,14 +124,14 @@ class Child:
     def _cut(self, message: dict[str, Any], descriptors: list[int]) -> None:
         self._opened(int(message["num_frames"]))
         with self._output(message, descriptors) as output:
-            first, facts = cut(descriptors[0], output, message["start_s"], message["num_frames"], message["limits"])
-            self._reply_facts(facts, {"first_frame": first}, None if message["into_file"] else output)
+            written = cut(descriptors[0], output, message["start_s"], message["num_frames"], message["limits"])
+            self._reply_written(written, None if message["into_file"] else output)
 
     def _pack(self, message: dict[str, Any], descriptors: list[int]) -> None:
         sizes = np.frombuffer(video_wire.read_part(descriptors[1], 8 * message["count"]), "<i8")
         with self._output(message, descriptors) as output:
-            facts = pack(descriptors[0], sizes.tolist(), output, message["limits"])
-            self._reply_facts(facts, {"first_frame": 0}, None if message["into_file"] else output)
+            written = pack(descriptors[0], sizes.tolist(), output, message["limits"])
+            self._reply_written(written, None if message["into_file"] else output)
 
     @staticmethod
     @contextlib.contextmanager

@@ -210,8 +210,3 @@ def closing(descriptors: Sequence[int]) -> Iterator[None]:
         yield
     finally:
         video_wire.close_all(descriptors)
-
-
-def whole(descriptor: int) -> bytes:
-    """All that is in the file."""
-    return video_wire.read_part(descriptor, os.fstat(descriptor).st_size)

@@ -139,13 +139,13 @@ def keep_place(parts: Iterable[bytes | memoryview], path: Path, num_bytes: int) 
     return KeptVideo(VideoFile(str(path.absolute()), num_bytes), digest.hexdigest())
 
 
-def keep_written(path: Path, descriptor: int, spool: Spool) -> KeptVideo:
+def keep_written(path: Path, descriptor: int, spool: Spool, stop: threading.Event) -> KeptVideo:
     """What was written into a file of the spool, hashed and kept there; a small one is read into memory and removed."""
     size = os.fstat(descriptor).st_size
     if size <= spool.over_bytes:
         path.unlink()
-        return keep(file_parts(descriptor, size), size, None)
-    kept = keep_place(file_parts(descriptor, size), path, size)
+        return keep(file_parts(descriptor, size, stop), size, None)
+    kept = keep_place(file_parts(descriptor, size, stop), path, size)
     with _told_apart():
         os.fsync(descriptor)
     return kept

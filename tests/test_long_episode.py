@@ -18,6 +18,7 @@ from upath import UPath
 from benchmarks.long_set import CAMERAS, encode_clip, write_set
 from jobs.cli import main as wamloom
 from pipelines.lake import Lake
+from pipelines.recordings import pixels_view
 from pipelines.storage import files_under
 from pipelines.verify import verify_lake
 from pipelines.video import VideoTools
@@ -204,8 +205,6 @@ def test_without_a_spool_a_large_file_stays_where_it_is(
 
 
 def test_large_packed_images_go_through_the_spool(tmp_path: Path) -> None:
-    from pipelines.recordings import pixels_view
-
     frames = np.random.default_rng(0).integers(0, 256, (12, 64, 64, 3), dtype=np.uint8)
     times = np.arange(12, dtype=np.int64)
     with VideoTools(Limits(), Spool(tmp_path / "spool", 20_000)) as spooled, VideoTools(Limits()) as plain:
@@ -245,3 +244,11 @@ def test_a_remote_video_is_streamed_into_the_spool(sets: dict[str, LongSet], tmp
             assert glancer.take(place, "clip").facts.header_frames == NUM_FRAMES
     finally:
         place.unlink()
+
+
+def test_a_glance_packs_as_a_reading_does() -> None:
+    frames = np.zeros((3, 16, 16, 3), np.uint8)
+    times = np.arange(3, dtype=np.int64)
+    with VideoTools(Limits()) as reader, VideoTools(Limits(), glance=True) as glancer:
+        views = [pixels_view("camera", frames, times, video, "clip") for video in (reader, glancer)]
+    assert views[0].data == views[1].data
