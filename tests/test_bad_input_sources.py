@@ -508,7 +508,8 @@ def test_a_decoder_that_crashes_hangs_or_lies_costs_one_question(program: str, r
         "answer = lambda **said: video_wire.send(link, {'kind': 'done', **said})\n"
         f"while video_wire.receive(link): {program}"
     )
-    decoder = Decoder((sys.executable, "-c", child), least_seconds=3.0)
+    seconds = 1.0 if reason == "deadline" else 30.0
+    decoder = Decoder((sys.executable, "-c", child), least_seconds=seconds)
     for _ in range(2):  # and is started anew
         with pytest.raises(CorruptEpisode) as caught:
             decoder.rows({}, "data/x", range(2), np.empty((2, 2), np.float32), Limits(), "here")
