@@ -128,8 +128,8 @@ def _pictures(folder: Path) -> Path:
     return folder
 
 
-def _hdf5(folder: Path) -> Path:
-    (folder / "demo.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(2040))
+def _netcdf(folder: Path) -> Path:
+    (folder / "demo.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(2040))
     return folder
 
 
@@ -152,7 +152,7 @@ def _loop(folder: Path) -> Path:
         pytest.param(_file, 3, "unknown_layout", "it is a file", id="file"),
         pytest.param(lambda f: f, 3, "unknown_layout", "it is empty", id="empty"),
         pytest.param(_pictures, 3, "unknown_layout", "it holds a.jpg", id="pictures"),
-        pytest.param(_hdf5, 3, "unknown_layout", "it holds demo.hdf5", id="hdf5"),
+        pytest.param(_netcdf, 3, "unknown_layout", "it holds demo.nc", id="netcdf"),
         pytest.param(_mp4s, 3, "unknown_layout", "it holds a.mp4", id="mp4"),
         pytest.param(_loop, 3, "unknown_layout", "it holds a, b, self", id="link loops"),
         pytest.param(lambda f: _loop(f) / "a", 2, "usage", "symbolic links", id="link to itself"),

@@ -212,7 +212,7 @@ HDF5: dict[str, tuple[Damage, str]] = {
     "name with 'odd' \"marks\" #1%2F:": (one(), "kept"),
     "line\nbreak": (one(), "failed path_escape"),
     "n" * 250: (one(), "kept"),
-    os.fsdecode(b"not\xffutf8"): (one(), "kept"),
+    os.fsdecode(b"not\xffutf8"): (one(), "failed path_escape"),
 }
 
 
@@ -276,7 +276,7 @@ DROID: dict[str, tuple[Damage, str]] = {
     "Sat_Jul_99_25:61:61_20233": (recorded(), "kept"),
     "line\nbreak": (recorded(), "failed path_escape"),
     "a+b #%2F 'quote'": (recorded(), "kept"),
-    os.fsdecode(b"not\xffutf8"): (recorded(), "kept"),
+    os.fsdecode(b"not\xffutf8"): (recorded(), "failed path_escape"),
     "video zero": (video(b""), "failed not_video"),
     "video html": (video(b"<html>404</html>"), "failed not_video"),
     "video zeros": (video(bytes(4096)), "failed not_video"),
