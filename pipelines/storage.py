@@ -51,7 +51,9 @@ def inside[AnyPath: (Path, UPath)](root: AnyPath, relative: str) -> AnyPath:
         or any(part == ".." or len(part.encode(errors="replace")) > MAX_NAME_BYTES for part in relative.split("/"))
     )
     if bad:
-        raise SourceError(f"the path {relative[:200]!r} leaves its root, or is none that is read", str(root), hint, "path_escape")
+        raise SourceError(
+            f"the path {relative[:200]!r} leaves its root, or is none that is read", str(root), hint, "path_escape"
+        )
     if not isinstance(root, Path):
         return places.below(root, relative)
     base = root.resolve()
