@@ -7,7 +7,6 @@ episode of it holds is decided here; ``hdf5_process`` asks. Files are opened whe
 import dataclasses
 import json
 import os
-import signal
 import socket
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ import h5py
 
 from pipelines import hdf5_aloha, hdf5_droid, hdf5_files, hdf5_robohive, hdf5_robomimic, video_wire
 from pipelines.hdf5_episode import Content, Listed
-from pipelines.lifeline import die_with_owner, limit_memory
+from pipelines.lifeline import serve
 from pipelines.places import place
 from schemas.errors import CorruptEpisode, SourceError
 from schemas.recipes import Limits
@@ -87,18 +86,8 @@ def _serve(link: socket.socket) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Serves the owner at the other end; 0 when it is gone, 77 when memory ran out."""
-    link, lifeline, memory_mb = (int(argument) for argument in arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_owner(lifeline)
-    limit_memory(memory_mb)
-    try:
-        _serve(socket.socket(fileno=link))
-    except video_wire.Disconnected:
-        return 0
-    except MemoryError:
-        return 77
-    return 0
+    """Serves the owner at the other end; the exit status is that of ``lifeline.serve``."""
+    return serve(arguments, _serve)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,33 @@
-"""What a child process does first: it dies with its owner, and keeps to its memory. Standard library only."""
+"""How a child process lives: it serves its owner, dies with it, and keeps to its memory. Standard library only."""
 
 import fcntl
 import os
 import resource
 import select
 import signal
+import socket
 import sys
+from collections.abc import Callable, Sequence
+
+from pipelines.video_wire import Disconnected
+
+OUT_OF_MEMORY = 77
+"""Exit status of a child that ran out of memory and could not even say so."""
+
+
+def serve(arguments: Sequence[str], run: Callable[[socket.socket], None]) -> int:
+    """Runs ``run`` on the link to the owner, as ``SOCKET LIFELINE MEMORY_MB`` say; the exit status: 0 when the owner is gone."""
+    link, lifeline, memory_mb = (int(argument) for argument in arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_owner(lifeline)
+    limit_memory(memory_mb)
+    try:
+        run(socket.socket(fileno=link))
+    except Disconnected:
+        return 0
+    except MemoryError:
+        return OUT_OF_MEMORY
+    return 0
 
 
 def die_with_owner(lifeline: int) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import math
 import mmap
 import os
-import signal
 import socket
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from pipelines import video_wire
-from pipelines.lifeline import die_with_owner, limit_memory
+from pipelines.lifeline import serve
 from pipelines.video_cut import Written, cut, pack
 from pipelines.video_demux import Facts, Refusal, glance, refused, scan
 from pipelines.video_frames import FramePlan, frames, plan_frames
@@ -202,18 +201,8 @@ class Child:
 
 
 def main(arguments: list[str]) -> int:
-    """Serves the owner at the other end; 0 when it is gone, 77 when memory ran out where nothing could be said."""
-    link, lifeline, memory_mb = (int(argument) for argument in arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_owner(lifeline)
-    limit_memory(memory_mb)
-    try:
-        Child(socket.socket(fileno=link)).run()
-    except video_wire.Disconnected:
-        return 0
-    except MemoryError:
-        return 77
-    return 0
+    """Serves the owner at the other end; the exit status is that of ``lifeline.serve``."""
+    return serve(arguments, lambda link: Child(link).run())
 
 
 if __name__ == "__main__":

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import video_wire
+from pipelines.lifeline import OUT_OF_MEMORY
 from schemas.episode import VideoFile
 from schemas.errors import DecodeError, UnitLost
 
 _START_SECONDS = 120.0
 """Importing av and numpy takes 0.3 s; a machine under load may need much longer."""
-MEMORY_EXIT = 77
-"""Exit status of a child that ran out of memory and could not even say so."""
 
 
 @dataclass(slots=True)
@@ -161,7 +160,7 @@ class DecodingChild:
             status = 0  # it closed the socket but does not end
         self.end()
         hint = "the file is damaged or hostile; the other files are not affected"
-        if status in (MEMORY_EXIT, -signal.SIGKILL):
+        if status in (OUT_OF_MEMORY, -signal.SIGKILL):
             return DecodeError("the decoder ran out of memory", where, "raise limits.decode_memory_mb", "memory_limit")
         name = signal.Signals(-status).name if status < 0 else f"exit status {status}"
         return DecodeError(f"the decoder crashed ({name})", where, hint, "decoder_crashed")

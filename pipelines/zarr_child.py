@@ -7,7 +7,6 @@ the metadata of one array and the bytes of its chunks, and answers with rows. ``
 import json
 import lzma
 import os
-import signal
 import socket
 import sys
 import warnings
@@ -21,7 +20,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from pipelines import video_wire
-from pipelines.lifeline import die_with_owner, limit_memory
+from pipelines.lifeline import serve
 
 _ERRORS = (
     *(ValueError, RuntimeError, KeyError, OSError, TypeError, IndexError, AttributeError, EOFError),
@@ -72,20 +71,10 @@ def _serve(link: socket.socket) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Serves the owner at the other end; 0 when it is gone, 77 when memory ran out."""
-    link, lifeline, memory_mb = (int(argument) for argument in arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_owner(lifeline)
+    """Serves the owner at the other end; the exit status is that of ``lifeline.serve``."""
     imagecodecs.numcodecs.register_codecs(verbose=False)
     zarr.config.set({"async.concurrency": 1, "threading.max_workers": 1})  # one chunk at a time in memory
-    limit_memory(memory_mb)
-    try:
-        _serve(socket.socket(fileno=link))
-    except video_wire.Disconnected:
-        return 0
-    except MemoryError:
-        return 77
-    return 0
+    return serve(arguments, _serve)
 
 
 if __name__ == "__main__":
