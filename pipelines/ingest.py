@@ -153,6 +153,8 @@ def choose_cards(
     choices: dict[str, CardChoice] = {}
     unfit: dict[str, CardError] = {}
     with VideoTools(recipe.limits, glance=True) as video:
+        if by_location:
+            video.start()
         for location, members in by_location.items():
             raw = _first_readable(members, video, recipe)
             try:

@@ -54,6 +54,7 @@ class IngestWorker:
         self._version = version
         self._spool = Spool(self._staging / f"spool-{os.getpid()}-{uuid.uuid4().hex[:8]}", recipe.blob_mb * 1_000_000)
         self._video = VideoTools(recipe.limits, self._spool)
+        self._video.start()
         self._annotations = companions.load(recipe.annotations)
 
     def __call__(self, unit: WorkUnit) -> UnitResult:

@@ -98,7 +98,7 @@ class Child:
                 "kind": "done",
                 "frames": len(written.times_ns),
                 "first_frame": written.first_frame,
-                "packets_sha256": written.packets_sha256,
+                "packets_xxh3": written.packets_xxh3,
             }
             video_wire.send(self._link, reply, [times] if output is None else [times, output])
         finally:
@@ -115,7 +115,8 @@ class Child:
             os.close(arrays)
 
     def _inspect(self, message: dict[str, Any], descriptors: list[int]) -> None:
-        self._reply_facts(scan(descriptors[0], message["limits"], self._opened, hashed=True))
+        facts = scan(descriptors[0], message["limits"], self._opened, hashed=True, written_xxh3=message["written_xxh3"])
+        self._reply_facts(facts)
 
     def _glance(self, message: dict[str, Any], descriptors: list[int]) -> None:
         self._reply_facts(glance(descriptors[0], message["limits"], self._opened))

@@ -4,7 +4,6 @@ The bytes written depend on the input alone: no times of day, no version strings
 """
 
 import bisect
-import dataclasses
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from pipelines.video_demux import (
     Refusal,
     clean_starts,
     is_entry_point,
+    nanoseconds,
     opened,
     packets,
     refused,
@@ -35,6 +35,8 @@ PACKED_RATE = 10
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _TRIES = 1000
+_REORDERED = 32
+"""No frame is shown so many packets before its turn: codecs allow 16 (ITU-T H.264, A.3.1; H.265, A.4.2)."""
 _NANOSECONDS = 1_000_000_000
 _BUFFER_BYTES = 256 << 10
 """Written at a time: every write crosses from FFmpeg to Python and back."""
@@ -54,14 +56,10 @@ def _written(output: int, format_: str, options: dict[str, str]) -> Iterator[Out
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """A packet of the input, as much of it as a copy needs."""
+    """What a packet of the input says of itself."""
 
-    payload: bytes | None
-    """None where the whole part is too large to hold."""
     pts: int
     dts: int | None
-    duration: int
-    is_key: bool
     is_entry: bool
     is_shown: bool
 
@@ -72,10 +70,24 @@ class Written:
 
     first_frame: int
     """The frame that was asked for."""
-    packets_sha256: str
-    """Of what went in."""
+    packets_xxh3: str
+    """Of what went in, see ``PacketHash``."""
     times_ns: np.ndarray
     """int64 [F]"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The part of a shared file that a copy is made of."""
+
+    start: _Piece
+    """The packet it begins with."""
+    first: int
+    """Presentation time of the first frame wanted."""
+    base: int
+    """The lowest presentation time in it."""
+    num_frames: int
+    """How many are wanted."""
 
 
 def cut(descriptor: int, output: int, start_s: float, num_frames: int, limits: dict[str, int]) -> Written:
@@ -86,21 +98,35 @@ def cut(descriptor: int, output: int, start_s: float, num_frames: int, limits: d
     # A shared file may hold hundreds of episodes: its size is not this episode's, the copy's is.
     open_limits = {**limits, "max_video_bytes": max(limits["max_video_bytes"], os.fstat(descriptor).st_size)}
     open_limits["max_frames"] = 2**62
-    with refused(), opened(descriptor, open_limits) as (container, stream, _):
+    with refused(), opened(descriptor, open_limits) as (container, stream, kind):
         time_base = stream.time_base
         if time_base is None or time_base <= 0:
             raise Refusal("bad_times", "no time base")
-        target = (stream.start_time or 0) + round(Fraction(start_s) / time_base)
-        tolerance = _half_period(stream, time_base)
-        pieces = _pieces(container, stream, target, tolerance, num_frames, limits)
-        first, stop = _wanted(pieces, target, tolerance, num_frames, start_s, time_base)
-        pieces = pieces[_last_start(pieces, first) : stop]
-        base = min(piece.pts for piece in pieces)
-        digest = PacketHash(stream.codec_context.extradata)
-        _write_copy(output, stream, pieces, _payloads(container, stream, pieces, digest), base, time_base)
-    pts = np.sort([piece.pts for piece in pieces])
-    times = [int((Fraction(int(one) - base) * time_base * _NANOSECONDS) // 1) for one in pts]
-    return Written(int(np.searchsorted(pts, first)), digest.text, np.array(times, dtype=np.int64))
+        part = _find(container, stream, start_s, num_frames, time_base)
+        # MP4 says when each packet is decoded; elsewhere that may have to be made up, for which all are looked at first.
+        decoding = None if kind == "mov" else _decoding_times(_times_of(_packets_of(container, stream, part, limits)))
+        digest = PacketHash("xxh3", stream.codec_context.extradata)
+        pts = _write_copy(output, stream, _packets_of(container, stream, part, limits), decoding, part, digest)
+    ordered = np.sort(np.array(pts, np.int64))
+    return Written(int(np.searchsorted(ordered, part.first)), digest.text, nanoseconds(ordered, time_base))
+
+
+def _find(
+    container: InputContainer, stream: VideoStream, start_s: float, num_frames: int, time_base: Fraction
+) -> _Part:
+    """Where the part begins that shows ``num_frames`` from the frame nearest ``start_s`` on."""
+    target = (stream.start_time or 0) + round(Fraction(start_s) / time_base)
+    tolerance = _half_period(stream, time_base)
+    pieces = _lead(container, stream, target, tolerance)
+    shown = sorted(piece.pts for piece in pieces if piece.is_shown)
+    if not shown:
+        raise Refusal("bad_times", f"no frame near {start_s} s")
+    first = min(shown, key=lambda pts: (abs(pts - target), pts))
+    if abs(first - target) > tolerance:
+        away = float(abs(first - target) * time_base)
+        raise Refusal("bad_times", f"the frame nearest {start_s} s lies {away:.4f} s away, more than half a period")
+    pieces = pieces[_last_start(pieces, first) :]
+    return _Part(pieces[0], first, min(piece.pts for piece in pieces), num_frames)
 
 
 def _half_period(stream: VideoStream, time_base: Fraction) -> int:
@@ -111,10 +137,8 @@ def _half_period(stream: VideoStream, time_base: Fraction) -> int:
     return -int(-(1 / rate / time_base / 2) // 1)
 
 
-def _pieces(
-    container: InputContainer, stream: VideoStream, target: int, tolerance: int, num_frames: int, limits: dict[str, int]
-) -> list[_Piece]:
-    """Packets in decoding order from a clean start at or before ``target`` until nothing wanted can follow."""
+def _lead(container: InputContainer, stream: VideoStream, target: int, tolerance: int) -> list[_Piece]:
+    """Packets in decoding order from a clean start at or before ``target`` until the nearest frame to it is among them."""
     seek_to = target
     before: tuple[int, int | None] | None = None
     for _ in range(_TRIES):
@@ -122,8 +146,8 @@ def _pieces(
         source = packets(container, stream)
         pieces: list[_Piece] = []
         for packet in source:
-            pieces.append(_piece(stream, packet, True))
-            if _is_past(pieces, pieces[0].pts):
+            pieces.append(_piece(stream, packet))
+            if _is_past(packet.dts, pieces[0].pts):
                 break
         if not pieces:
             raise Refusal("bad_times", "no frame at that time")
@@ -131,7 +155,12 @@ def _pieces(
         # Of the frames before a shown start at or before the target none is nearer to it.
         covers = pieces[0].pts <= (target if pieces[0].is_shown else target - tolerance)
         if start == before or (covers and 0 in _clean(pieces)):
-            _read_on(pieces, stream, source, target, tolerance, num_frames, limits)
+            latest = max((piece.pts for piece in pieces if piece.is_shown), default=target - tolerance - 1)
+            for packet in source:
+                if latest >= target - tolerance and _is_past(pieces[-1].dts, target + tolerance):
+                    break
+                pieces.append(_piece(stream, packet))
+                latest = max(latest, pieces[-1].pts) if pieces[-1].is_shown else latest
             return pieces
         before = start
         seek_to = min(seek_to, pieces[0].pts if pieces[0].dts is None else pieces[0].dts) - 1
@@ -148,139 +177,127 @@ def _last_start(pieces: Sequence[_Piece], first: int) -> int:
     return max((int(index) for index in _clean(pieces) if pieces[index].pts <= first), default=0)
 
 
-def _piece(stream: VideoStream, packet: Packet, held: bool) -> _Piece:
-    if packet.pts is None:
-        raise Refusal("bad_times", "a packet without a presentation time")
-    if packet.has_sidedata("new_extradata"):
-        raise Refusal("unsupported_codec", "the shared file changes its codec parameters on the way")
+def _piece(stream: VideoStream, packet: Packet) -> _Piece:
     return _Piece(
-        payload=bytes(packet) if held else None,
-        pts=packet.pts,
+        pts=_shown_at(packet),
         dts=packet.dts,
-        duration=packet.duration or 0,
-        is_key=packet.is_keyframe,
         is_entry=is_entry_point(stream, packet),
         is_shown=not packet.is_discard,
     )
 
 
-def _is_past(pieces: Sequence[_Piece], pts: int) -> bool:
-    """Whether no packet to come can be shown at or before ``pts``: decoding times only grow."""
-    dts = pieces[-1].dts
+def _shown_at(packet: Packet) -> int:
+    if packet.pts is None:
+        raise Refusal("bad_times", "a packet without a presentation time")
+    if packet.has_sidedata("new_extradata"):
+        raise Refusal("unsupported_codec", "the shared file changes its codec parameters on the way")
+    return packet.pts
+
+
+def _is_past(dts: int | None, pts: int) -> bool:
+    """Whether after a packet decoded at ``dts`` none can be shown at or before ``pts``: decoding times only grow."""
     return dts is not None and dts > pts
 
 
-def _read_on(
-    pieces: list[_Piece],
-    stream: VideoStream,
-    source: Iterator[Packet],
-    target: int,
-    tolerance: int,
-    num_frames: int,
-    limits: dict[str, int],
-) -> None:
-    """Reads until the ``num_frames`` from about ``target`` on are all there, one more for the choice of the nearest."""
-    total = sum(len(piece.payload or b"") for piece in pieces)
-    later = sorted(piece.pts for piece in pieces if piece.is_shown and piece.pts >= target - tolerance)
-    while len(later) <= num_frames or not _is_past(pieces, later[num_frames]):
-        packet = next(source, None)
-        if packet is None:
-            return
-        total += packet.size
-        if total > limits["held_bytes"] and pieces[0].payload is not None:
-            pieces[:] = [dataclasses.replace(piece, payload=None) for piece in pieces]
-        pieces.append(_piece(stream, packet, total <= limits["held_bytes"]))
+def _packets_of(
+    container: InputContainer, stream: VideoStream, part: _Part, limits: dict[str, int]
+) -> Iterator[Packet]:
+    """The packets of ``part`` in decoding order, as far as the last frame wanted: all that it needs come before it."""
+    later: list[int] = []
+    waiting: list[Packet] = []
+    count = total = 0
+    for packet in _from_start(container, stream, part.start):
+        pts = _shown_at(packet)
+        count, total = count + 1, total + packet.size
         if total > limits["max_video_bytes"]:
             raise Refusal("too_large", f"more than {limits['max_video_bytes']} bytes", "raise limits.max_video_bytes")
-        if len(pieces) > limits["max_frames"]:
+        if count > limits["max_frames"]:
             raise Refusal("too_large", f"more than {limits['max_frames']} frames", "raise limits.max_frames")
-        if pieces[-1].is_shown and pieces[-1].pts >= target - tolerance:
-            bisect.insort(later, pieces[-1].pts)
-
-
-def _wanted(
-    pieces: list[_Piece], target: int, tolerance: int, num_frames: int, start_s: float, time_base: Fraction
-) -> tuple[int, int]:
-    """Time of the first wanted frame, and the index after the last piece needed."""
-    shown = sorted(piece.pts for piece in pieces if piece.is_shown)
-    if not shown:
-        raise Refusal("bad_times", f"no frame near {start_s} s")
-    first = min(shown, key=lambda pts: (abs(pts - target), pts))
-    if abs(first - target) > tolerance:
-        away = float(abs(first - target) * time_base)
-        raise Refusal("bad_times", f"the frame nearest {start_s} s lies {away:.4f} s away, more than half a period")
-    wanted = shown[shown.index(first) :][:num_frames]
-    if len(wanted) < num_frames:
-        raise Refusal("count_mismatch", f"{num_frames} frames wanted from {start_s} s on, {len(wanted)} there are")
-    return first, 1 + max(index for index, piece in enumerate(pieces) if first <= piece.pts <= wanted[-1])
-
-
-def _payloads(
-    container: InputContainer, stream: VideoStream, pieces: Sequence[_Piece], digest: PacketHash
-) -> Iterator[bytes]:
-    """What the packets of ``pieces`` hold, in order, each entered into ``digest``: as held, or read a second time."""
-    again = None if pieces[0].payload is not None else _read_again(container, stream, pieces)
-    for piece in pieces:
-        payload = piece.payload if again is None else next(again)
-        if payload is None:
-            raise Refusal("corrupt_frame", "a packet is held in part only")
-        digest.add(payload)
-        yield payload
-
-
-def _read_again(container: InputContainer, stream: VideoStream, pieces: Sequence[_Piece]) -> Iterator[bytes]:
-    start = pieces[0].pts if pieces[0].dts is None else pieces[0].dts
-    container.seek(start, stream=stream, backward=True)
-    number = 0
-    for packet in packets(container, stream):
-        if number == len(pieces):
-            return
-        if (packet.pts, packet.dts) == (pieces[number].pts, pieces[number].dts):
-            yield bytes(packet)
-            number += 1
-        elif number:
+        if not packet.is_discard and pts >= part.first:
+            bisect.insort(later, pts)
+        if len(later) < part.num_frames:
+            yield packet  # a frame wanted is still to come
+            continue
+        waiting.append(packet)
+        if _is_past(packet.dts, later[part.num_frames - 1]) or len(waiting) > _REORDERED:
             break
-    if number < len(pieces):
-        raise Refusal("corrupt_frame", f"packet {number} of the part changed between two readings")
+    if len(later) < part.num_frames:
+        raise Refusal(
+            "count_mismatch", f"{part.num_frames} frames wanted, {len(later)} there are from the first one on"
+        )
+    last = later[part.num_frames - 1]
+    wanted = [number for number, packet in enumerate(waiting) if part.first <= (packet.pts or 0) <= last]
+    yield from waiting[: 1 + max(wanted)]
+
+
+def _from_start(container: InputContainer, stream: VideoStream, start: _Piece) -> Iterator[Packet]:
+    """Every packet from ``start`` on."""
+    container.seek(start.pts if start.dts is None else start.dts, stream=stream, backward=True)
+    source = packets(container, stream)
+    for packet in source:
+        if (packet.pts, packet.dts) == (start.pts, start.dts):
+            yield packet
+            yield from source
+            return
+    raise Refusal("corrupt_frame", "the file changed between two readings")
+
+
+def _times_of(source: Iterator[Packet]) -> list[tuple[int, int | None]]:
+    """Presentation and decoding time of each."""
+    return [(_shown_at(packet), packet.dts) for packet in source]
 
 
 def _write_copy(
     output: int,
     template: VideoStream,
-    pieces: Sequence[_Piece],
-    payloads: Iterator[bytes],
-    base: int,
-    time_base: Fraction,
-) -> None:
-    tick = Fraction(1, time_base.denominator)
-    decoding = _decoding_times(pieces)
+    source: Iterator[Packet],
+    decoding: Sequence[int] | None,
+    part: _Part,
+    digest: PacketHash,
+) -> list[int]:
+    """Writes the packets of ``source``, entering each into ``digest``; their presentation times.
+
+    ``decoding`` are the times at which they are decoded, None where they know that themselves.
+    """
+    assert template.time_base is not None
+    scale, tick = template.time_base.numerator, Fraction(1, template.time_base.denominator)
+    written: list[int] = []
     with _written(output, "mp4", {"video_track_timescale": str(tick.denominator)}) as container:
         stream = container.add_stream_from_template(template, opaque=True)
         stream.time_base = tick
-        for piece, dts, payload in zip(pieces, decoding, payloads, strict=True):
-            packet = av.Packet(payload)
+        for original in source:
+            pts = original.pts
+            assert pts is not None
+            dts = original.dts if decoding is None else decoding[len(written)]
+            if dts is None:
+                raise Refusal("bad_times", "a packet without a decoding time")
+            digest.add(original)
+            packet = av.Packet(memoryview(original))  # type: ignore[arg-type]  # any buffer will do: one copy less
             packet.stream = stream
             packet.time_base = tick
-            packet.pts = (piece.pts - base) * time_base.numerator
-            packet.dts = (dts - base) * time_base.numerator
-            packet.duration = piece.duration * time_base.numerator
-            packet.is_keyframe = piece.is_key
+            packet.pts = (pts - part.base) * scale
+            packet.dts = (dts - part.base) * scale
+            packet.duration = (original.duration or 0) * scale
+            packet.is_keyframe = original.is_keyframe
             container.mux_one(packet)
+            written.append(pts)
+    return written
 
 
-def _decoding_times(pieces: Sequence[_Piece]) -> list[int]:
+def _decoding_times(times: Sequence[tuple[int, int | None]]) -> list[int]:
     """Those of the input, or where it has none the latest that grow steadily and stay before the presentation."""
-    given = [piece.dts for piece in pieces if piece.dts is not None]
-    if len(given) == len(pieces):
+    given = [dts for _, dts in times if dts is not None]
+    if len(given) == len(times):
         return given
-    ordered = np.sort([piece.pts for piece in pieces])
-    delay = int(np.max(ordered - np.array([piece.pts for piece in pieces])))
+    pts = np.array([one for one, _ in times], np.int64)
+    ordered = np.sort(pts)
+    delay = int(np.max(ordered - pts))
     return [int(one) - delay for one in ordered]
 
 
 def pack(images: int, sizes: Sequence[int], output: int, limits: dict[str, int]) -> Written:
     """Writes the images that lie in a row in the file ``images`` as a MOV, unchanged. Raises Refusal with the index."""
-    digest = PacketHash()
+    digest = PacketHash("xxh3")
     kind = ""
     shape = (0, 0)
     with refused(), io.FileIO(os.dup(images), "r") as file:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
+import xxhash
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
@@ -30,6 +31,8 @@ _MATRICES = {
 """AVColorSpace, by the names FFmpeg gives them."""
 _IDR = 5
 _RANGES = {1: "tv", 2: "pc"}
+READ_BYTES = 128 << 10
+"""Asked for at a time: every read crosses from FFmpeg to Python and back."""
 _NANOSECONDS = 1_000_000_000
 _LONGEST_SECONDS = 10**8
 
@@ -125,7 +128,15 @@ def opened(
 
 def _opened_container(file: io.FileIO, kind: str, options: dict[str, str]) -> InputContainer:
     try:
-        return av.open(file, "r", format=kind, options=options, io_open=_open_nothing_else, metadata_errors="replace")
+        return av.open(
+            file,
+            "r",
+            format=kind,
+            options=options,
+            io_open=_open_nothing_else,
+            metadata_errors="replace",
+            buffer_size=READ_BYTES,
+        )
     except MemoryError:
         raise
     except (av.error.InvalidDataError, av.error.EOFError) as error:
@@ -175,16 +186,22 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]:
 
 
 def scan(
-    descriptor: int, limits: dict[str, int], announce: Callable[[int], None] | None = None, hashed: bool = False
+    descriptor: int,
+    limits: dict[str, int],
+    announce: Callable[[int], None] | None = None,
+    hashed: bool = False,
+    written_xxh3: str | None = None,
 ) -> Facts:
     """Facts of a whole file, from one pass over its packets. ``announce`` is told the number of frames to expect.
 
-    Raises Refusal: also where the number of packets is not what the header says.
+    Raises Refusal: also where the number of packets is not what the header says, or where they are not those that were
+    written (``written_xxh3``, if it is known what they have to be).
     """
     with opened(descriptor, limits) as (container, stream, kind):
         if announce is not None:
             announce(stream.frames)
-        digest = PacketHash(stream.codec_context.extradata)
+        digest = PacketHash("sha256", stream.codec_context.extradata)
+        proof = PacketHash("xxh3", stream.codec_context.extradata)
         pts: list[int] = []
         is_key: list[bool] = []
         is_entry: list[bool] = []
@@ -198,10 +215,14 @@ def scan(
             is_shown.append(not packet.is_discard)
             if hashed:
                 digest.add(packet)
+            if written_xxh3 is not None:
+                proof.add(packet)
             if len(pts) > limits["max_frames"]:
                 raise Refusal("too_large", f"more than {limits['max_frames']} frames", "raise limits.max_frames")
         header = stream.frames or None
         _check_count(descriptor, limits, header, len(pts))
+        if written_xxh3 not in (None, proof.text):
+            raise Refusal("count_mismatch", "what was written does not read back as it went in")
         return _facts(
             descriptor, kind, container, stream, (pts, is_key, is_entry, is_shown), digest.text if hashed else ""
         )
@@ -338,10 +359,13 @@ def clean_starts(pts: np.ndarray, is_entry: np.ndarray) -> np.ndarray:
 
 
 class PacketHash:
-    """sha256 over the codec's extra data and every packet in decoding order, each preceded by its length."""
+    """A hash over the codec's extra data and every packet in decoding order, each preceded by its length.
 
-    def __init__(self, extradata: bytes | None = None) -> None:
-        self._digest = hashlib.sha256()
+    ``sha256`` is the identity of a recording; ``xxh3`` (128 bits) costs next to nothing and proves a copy.
+    """
+
+    def __init__(self, kind: Literal["sha256", "xxh3"], extradata: bytes | None = None) -> None:
+        self._digest = hashlib.sha256() if kind == "sha256" else xxhash.xxh3_128()
         self.add(extradata or b"")
 
     def add(self, payload: bytes | Packet) -> None:
@@ -352,5 +376,5 @@ class PacketHash:
 
     @property
     def text(self) -> str:
-        """64 hex digits."""
+        """Hex digits."""
         return self._digest.hexdigest()

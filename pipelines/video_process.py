@@ -43,7 +43,10 @@ class Budget:
 
 
 class DecodingChild:
-    """One running child. After any error raised here, other than one the child itself replied, it is ended."""
+    """One running child. After any error raised here, other than one the child itself replied, it is ended.
+
+    It starts in the background; the first request waits for it, and raises UnitLost where it does not start.
+    """
 
     def __init__(self, memory_mb: int, command: Sequence[str] | None) -> None:
         self.files = 0
@@ -73,17 +76,26 @@ class DecodingChild:
             os.close(lifeline_end)
         self._link = ours
         self._end = weakref.finalize(self, _end, self._process, ours, lifeline, said)
+        self._said = said
+        self._is_ready = False
+
+    def _await_ready(self) -> None:
+        """Until it has imported what it needs. Raises UnitLost."""
         try:
-            reply, descriptors = video_wire.receive(ours, time.monotonic() + _START_SECONDS)
+            reply, descriptors = video_wire.receive(self._link, time.monotonic() + _START_SECONDS)
             video_wire.close_all(descriptors)
         except (video_wire.Disconnected, video_wire.Nonsense, TimeoutError) as error:
-            last_words = video_wire.read_part(said, os.fstat(said).st_size)[-2000:].decode(errors="replace").strip()
+            last_words = video_wire.read_part(self._said, os.fstat(self._said).st_size)[-2000:].decode(errors="replace")
             self.end()
-            hint = last_words.splitlines()[-1] if last_words else "it said nothing"
+            hint = last_words.strip().splitlines()[-1] if last_words.strip() else "it said nothing"
             raise UnitLost("the decoding child did not start", hint=hint) from error
+        except BaseException:  # interrupted half-way: the conversation cannot be taken up again
+            self.end()
+            raise
         if reply.get("kind") != "ready":
             self.end()
             raise UnitLost("the decoding child did not start", hint=f"it said {str(reply)[:200]}")
+        self._is_ready = True
 
     @property
     def is_alive(self) -> bool:
@@ -98,6 +110,8 @@ class DecodingChild:
         Raises DecodeError: what the child says is wrong with the file, or ``deadline``, ``memory_limit``,
         ``decoder_crashed`` where the child is lost.
         """
+        if not self._is_ready and self._end.alive:
+            self._await_ready()
         request: dict[str, Any] | None = message
         while True:
             begun = time.monotonic()

@@ -8,6 +8,7 @@ import numpy as np
 
 from pipelines.video import VideoTools
 from pipelines.video_facts import CutVideo, TakenVideo, VideoFacts
+from pipelines.video_files import CutPart
 from schemas.recipes import Limits
 
 
@@ -19,7 +20,7 @@ class FakeVideo(VideoTools):
         self.num_frames = num_frames
         self.period_ns = period_ns
         self.packed: list[Sequence[bytes]] = []
-        self.cuts: list[tuple[str, float, int]] = []
+        self.parts: list[tuple[str, float, int]] = []
 
     def _facts(self, codec: str, data: bytes, num_frames: int) -> VideoFacts:
         times: np.ndarray = np.arange(num_frames, dtype=np.int64) * self.period_ns
@@ -35,10 +36,13 @@ class FakeVideo(VideoTools):
         data = path.read_bytes()
         return TakenVideo(data, hashlib.sha256(data).hexdigest(), self.inspect(data, where))
 
-    def cut(self, path: str, start_s: float, num_frames: int, where: str) -> CutVideo:
-        self.cuts.append((path, start_s, num_frames))
-        data = Path(path).read_bytes()
-        return CutVideo(data, 1, self._facts("h264", data, num_frames + 1))
+    def cuts(self, parts: Sequence[CutPart]) -> list[CutVideo]:
+        self.parts += [(part.path, part.start_s, part.num_frames) for part in parts]
+        datas = [Path(part.path).read_bytes() for part in parts]
+        return [
+            CutVideo(data, 1, self._facts("h264", data, part.num_frames + 1))
+            for part, data in zip(parts, datas, strict=True)
+        ]
 
     def pack(self, images: Iterable[bytes], where: str) -> CutVideo:
         images = list(images)

@@ -111,6 +111,8 @@ def test_ray_gives_what_inline_gives(ray_executor: Executor) -> None:
 
 @pytest.mark.ray
 def test_killed_worker_is_retried_and_poison_fails_alone(ray_executor: Executor, tmp_path: Path) -> None:
+    from jobs.cluster import MAX_ATTEMPTS, MAX_STARTS
+
     units = [WorkUnit(f"unit{i}", (word, f"second{i}")) for i, word in enumerate(["fine", "once", "always"])]
     results = _run(units, _spec(Dies, folder=str(tmp_path)), ray_executor)
     kinds = {unit.payload[0]: {o.kind for o in results[unit.unit_id].outcomes} for unit in units}
@@ -119,8 +121,9 @@ def test_killed_worker_is_retried_and_poison_fails_alone(ray_executor: Executor,
         ("always", "worker_died"),
         ("second2", "worker_died"),
     ]
-    assert (tmp_path / "unit2").stat().st_size == 3
-    assert (tmp_path / "unit1").stat().st_size == 2
+    assert (tmp_path / "unit2").stat().st_size == MAX_ATTEMPTS
+    # Where Ray gives up on the whole pool for one dead actor, what was on its way from the others is done again.
+    assert 2 <= (tmp_path / "unit1").stat().st_size <= 1 + MAX_STARTS
 
 
 @pytest.mark.ray

@@ -8,6 +8,7 @@ import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from pipelines.recordings import pixels_view
 from pipelines.storage import files_under
 from pipelines.verify import verify_lake
 from pipelines.video import VideoTools
+from pipelines.video_facts import VideoFacts
 from pipelines.video_spool import Spool, SpoolError, keep
 from schemas.episode import VideoFile
 from schemas.errors import CorruptEpisode, DecodeError
@@ -171,10 +173,10 @@ def test_a_video_that_changes_while_it_is_read_is_refused(sets: dict[str, LongSe
     path = shutil.copy(next(sets["v21"].folder.rglob("*.mp4")), tmp_path / "video.mp4")
 
     class Meddling(VideoTools):
-        def _inspect(self, descriptor: int, where: str):  # type: ignore[no-untyped-def]
+        def _inspect(self, *arguments: Any, **named: Any) -> VideoFacts:
             with Path(path).open("ab") as file:
                 file.write(b"\0\0\0\x08free")
-            return super()._inspect(descriptor, where)
+            return super()._inspect(*arguments, **named)
 
     with (
         Meddling(Limits(), Spool(tmp_path / "spool", 1000)) as video,
@@ -197,7 +199,7 @@ def test_without_a_spool_a_large_file_stays_where_it_is(
     sets: dict[str, LongSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = next(sets["v21"].folder.rglob("*.mp4"))
-    monkeypatch.setattr("pipelines.video.LARGE_BYTES", 1000)
+    monkeypatch.setattr("pipelines.video_files.LARGE_BYTES", 1000)
     with VideoTools(Limits()) as video:
         taken = video.take(path, "clip")
     assert taken.data == VideoFile(str(path), path.stat().st_size)

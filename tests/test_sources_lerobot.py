@@ -87,7 +87,7 @@ def test_values_and_pictures_come_back(tmp_path: Path, version: str, images: boo
         assert video.packed == [expected]
         assert (view.how, view.first_frame) == ("packed", 0)
     elif version == "v3.0":
-        assert video.cuts == [(str(root / "videos/camera/chunk-000/file-000.mp4"), 0.4, 3)]
+        assert video.parts == [(str(root / "videos/camera/chunk-000/file-000.mp4"), 0.4, 3)]
         assert (view.how, view.first_frame) == ("cut", 1)
     else:
         assert view.data == b"episode 1"

@@ -3,14 +3,17 @@
 import io
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
 from pipelines.video import VideoTools
+from pipelines.video_files import CutPart
 from schemas.errors import DecodeError, MissingFile
 from schemas.recipes import Limits, ViewsRecipe
 from tests import clips
@@ -89,6 +92,36 @@ def test_a_cut_takes_the_nearest_frame_within_half_a_period(tools: VideoTools, t
     assert short.value.reason == "count_mismatch"
     with pytest.raises(MissingFile):
         tools.cut(str(tmp_path / "absent.mp4"), 0.0, 1, "clip")
+
+
+def test_several_cuts_are_those_made_one_by_one(tools: VideoTools, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{kind}.mp4" for kind in ("h264", "hevc", "av1")]
+    for path in paths:
+        path.write_bytes(clips.encode(path.stem, clips.pictures(NUM_FRAMES)))
+    parts = [CutPart(str(path), 13 / clips.RATE, 20, path.stem) for path in paths]
+    together = tools.cuts(parts)
+    for part, found in zip(parts, together, strict=True):
+        alone = tools.cut(part.path, part.start_s, part.num_frames, part.where)
+        assert (found.data, found.first_frame, found.sha256) == (alone.data, alone.first_frame, alone.sha256)
+        assert found.facts.packets_sha256 == alone.facts.packets_sha256
+    parts[1:] = [replace(parts[1], start_s=1000.0), replace(parts[2], path=str(tmp_path / "absent.mp4"))]
+    with pytest.raises(DecodeError, match="hevc: the frame nearest"):
+        tools.cuts(parts)
+
+
+@pytest.mark.parametrize("change", [{"packets_xxh3": "0" * 32}, {"times_ns": np.arange(20)}])
+def test_a_copy_that_does_not_read_back_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    class Lossy(VideoTools):
+        def _written(self, *arguments: Any) -> Any:
+            return replace(super()._written(*arguments), **change)
+
+    path = tmp_path / "shared.mp4"
+    path.write_bytes(clips.encode("h264", clips.pictures(NUM_FRAMES)))
+    with Lossy(Limits()) as tools:
+        for parts in ([CutPart(str(path), 0.0, 20, "clip")], [CutPart(str(path), 0.0, 20, "clip")] * 2):
+            with pytest.raises(DecodeError, match="read back") as caught:
+                tools.cuts(parts)
+            assert caught.value.reason == "count_mismatch"
 
 
 def test_a_cut_in_a_gap_is_an_error(tools: VideoTools, tmp_path: Path) -> None:

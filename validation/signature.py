@@ -6,7 +6,9 @@ two trimmed copies keep the same ones. Shared hashes only make candidates: ``com
 counts. Whatever stands still has no shape and gives no evidence.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -115,7 +117,7 @@ def signature(channels: Channels) -> np.ndarray:
     vectors = _moving(channels)
     width = sum(values.shape[1] for values in vectors.values())
     kept = min(3, max(1, _KEPT // max(1, width * len(_LAGS))))
-    found = [_landmarks(values, lag, kept)[0] for values in vectors.values() for lag in _LAGS]
+    found = [_landmarks(values, lag, kept)[0] for values in _different(vectors.values()) for lag in _LAGS]
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.uint64)
 
 
@@ -174,6 +176,15 @@ def _rank(likeness: Likeness) -> tuple[float, ...]:
     return (likeness.num_channels >= 2, likeness.num_moving * likeness.share, likeness.num_channels, meant)
 
 
+def _different(vectors: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Without those that repeat another: a card often maps a whole field as it is, and hashes are kept once."""
+    found: list[np.ndarray] = []
+    for values in vectors:
+        if not any(np.array_equal(values, other, equal_nan=True) for other in found):
+            found.append(values)
+    return found
+
+
 def _moving(channels: Channels) -> dict[str, np.ndarray]:
     """The vectors without channels that never move, by name; those that are no motion are left out."""
     found = {}
@@ -210,36 +221,49 @@ def _landmarks(values: np.ndarray, lag: int, kept: int) -> tuple[np.ndarray, np.
 
 
 def _smallest(hashes: np.ndarray, rows: np.ndarray, columns: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each column, its ``kept`` smallest different hashes, and the first row of each."""
-    order = np.lexsort((rows, hashes, columns))
-    hashes, rows, columns = hashes[order], rows[order], columns[order]
-    fresh = np.r_[True, (hashes[1:] != hashes[:-1]) | (columns[1:] != columns[:-1])][: len(hashes)]
-    hashes, rows, columns = hashes[fresh], rows[fresh], columns[fresh]
-    starts = np.flatnonzero(np.r_[True, columns[1:] != columns[:-1]][: len(columns)])
-    rank = np.arange(len(columns)) - np.repeat(starts, np.diff(np.r_[starts, len(columns)]))
-    return hashes[rank < kept], rows[rank < kept]
+    """Of each column, its ``kept`` smallest different hashes, and the first row of each. ``columns`` do not decrease."""
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    bounds = np.flatnonzero(np.r_[True, columns[1:] != columns[:-1], True][: len(columns) + 1])
+    for start, stop in itertools.pairwise(bounds.tolist()):
+        ordered = np.sort(hashes[start:stop])
+        smallest = ordered[np.r_[True, ordered[1:] != ordered[:-1]]][:kept]
+        low = start + np.flatnonzero(hashes[start:stop] <= smallest[-1])
+        first = np.empty(len(smallest), rows.dtype)
+        first[np.searchsorted(smallest, hashes[low])[::-1]] = rows[low[::-1]]  # of equal ones, the last assigned stays
+        found.append((smallest, first))
+    if not found:
+        return hashes, rows
+    smallest_hashes, first_rows = zip(*found, strict=True)
+    return np.concatenate(smallest_hashes), np.concatenate(first_rows)
 
 
 def _pieces(values: np.ndarray, lag: int, span: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hash, first row and column of every piece that tells something."""
-    pieces = np.lib.stride_tricks.sliding_window_view(values, span, axis=0)[:, :, ::lag]  # [T, C, points]
-    low, high = pieces.min(axis=2), pieces.max(axis=2)
+    """Hash, first row and column of every piece that tells something, by column and then by row."""
+    count = len(values) - span + 1
+    points = [values[lag * point : lag * point + count] for point in range(_POINTS)]
+    low, high = functools.reduce(np.minimum, points), functools.reduce(np.maximum, points)
     ranges = high - low
-    rows, columns = np.nonzero(np.isfinite(ranges) & (ranges > _MIN_RANGE * _extent(values)))
+    columns, rows = np.nonzero((np.isfinite(ranges) & (ranges > _MIN_RANGE * _extent(values))).T)
     low, ranges = low[rows, columns], ranges[rows, columns]
-    shapes = (pieces[rows, columns] - low[:, None]) / ranges[:, None]
-    chord = shapes[:, :1] + (shapes[:, -1:] - shapes[:, :1]) * (np.arange(_POINTS) / (_POINTS - 1))
-    levels = np.floor(shapes * _LEVELS + 0.5).astype(np.uint64)
-    different = 1 + np.count_nonzero(np.diff(np.sort(levels, axis=1), axis=1), axis=1)
-    telling = (np.abs(shapes - chord).max(axis=1, initial=0) >= _MIN_BEND) & (different >= _MIN_LEVELS)
-    rows, columns, levels, low, ranges = (part[telling] for part in (rows, columns, levels, low, ranges))
+    shapes = np.stack([point[rows, columns] for point in points])  # [points, N]
+    shapes -= low
+    shapes /= ranges
+    bend = np.zeros(len(rows))
+    for point in range(1, _POINTS - 1):
+        chord = shapes[0] + (shapes[-1] - shapes[0]) * (point / (_POINTS - 1))
+        np.maximum(bend, np.abs(shapes[point] - chord), out=bend)
+    bent = bend >= _MIN_BEND
+    rows, columns, low, ranges = rows[bent], columns[bent], low[bent], ranges[bent]
+    levels = np.floor(shapes[:, bent] * _LEVELS + 0.5).astype(np.uint64)
+    different = np.bitwise_count(np.bitwise_or.reduce(np.uint64(1) << levels, axis=0))
     # size and place of the piece, coarsely: half octaves of its range, and eighths of that from zero
     octave = np.floor(2 * np.log2(ranges))
     place = np.floor(low / np.exp2(octave / 2) * 8)
     code = (octave.astype(np.int64) * 65_537 + place.astype(np.int64)).astype(np.uint64)
-    for point in range(_POINTS):
-        code = code * np.uint64(_LEVELS + 1) + levels[:, point]
-    return _mixed(code), rows, columns
+    for level in levels:
+        code = code * np.uint64(_LEVELS + 1) + level
+    telling = different >= _MIN_LEVELS
+    return _mixed(code[telling]), rows[telling], columns[telling]
 
 
 def _mixed(code: np.ndarray) -> np.ndarray:

@@ -34,6 +34,8 @@ from pipelines.recordings import (
 )
 from pipelines.storage import state_of
 from pipelines.video import VideoTools
+from pipelines.video_facts import CutVideo
+from pipelines.video_files import CutPart
 from schemas.episode import EncodedView, EpisodeRef, Instruction, RawEpisode, Stream
 from schemas.errors import CorruptEpisode, MissingFile, SourceError
 from schemas.findings import Finding, Severity
@@ -256,7 +258,11 @@ class _Reading:
         )
         self._compare_shapes(streams)
         views = [packed_view(name, images[name], times_ns, self._video, self._where) for name in sorted(images)]
-        views += [self._camera(key, path, table.num_rows) for key, path in sorted(self._facts["videos"].items())]
+        cameras = sorted(self._facts["videos"].items())
+        if self._info.is_v3:
+            views += self._cut_cameras(cameras, table.num_rows)
+        else:
+            views += [self._camera(key, path) for key, path in cameras]
         missing = set(self._info.keys("video")) - set(self._facts["videos"]) - set(self._facts["absent"])
         if missing:
             message = f"the index says nothing of the video of {', '.join(sorted(missing))}"
@@ -340,29 +346,25 @@ class _Reading:
                 message = f"info.json declares {expected} numbers per row for {stream.name}, the data file has {found}"
                 raise CorruptEpisode(message, self._where, "fetch data and meta of the same version", "wrong_shape")
 
-    def _camera(self, key: str, relative: str, num_rows: int) -> EncodedView:
+    def _camera(self, key: str, relative: str) -> EncodedView:
+        """A video file of its own."""
         path = self._existing(relative)
-        where = f"{relative} ({self._where})"
-        if not self._info.is_v3:
-            view, digest = file_view(key, path, self._video, self._limits, where)
-            self._hashes.append(digest)
-            return view
-        cut = self._video.cut(str(local_file(path)), float.fromhex(self._facts["starts_s"][key]), num_rows, where)
-        facts, first = cut.facts, cut.first_frame
-        times_ns = facts.times_ns[first : first + num_rows]
-        return EncodedView(
-            key,
-            facts.codec,
-            facts.container,
-            cut.data,
-            facts.width_px,
-            facts.height_px,
-            times_ns - times_ns[:1],
-            facts.packets_sha256,
-            "cut",
-            first,
-            cut.sha256,
-        )
+        view, digest = file_view(key, path, self._video, self._limits, f"{relative} ({self._where})")
+        self._hashes.append(digest)
+        return view
+
+    def _cut_cameras(self, cameras: Sequence[tuple[str, str]], num_rows: int) -> list[EncodedView]:
+        """The episode's part of each shared video file."""
+        parts = [
+            CutPart(
+                str(local_file(self._existing(relative))),
+                float.fromhex(self._facts["starts_s"][key]),
+                num_rows,
+                f"{relative} ({self._where})",
+            )
+            for key, relative in cameras
+        ]
+        return [_cut_view(key, cut, num_rows) for (key, _), cut in zip(cameras, self._video.cuts(parts), strict=True)]
 
     def _instructions(
         self, arrays: dict[str, np.ndarray], texts: dict[str, list[str]], times_ns: np.ndarray
@@ -385,6 +387,24 @@ class _Reading:
         for name in sorted(texts):
             found += spanned_instructions(texts[name], name, times_ns)
         return found
+
+
+def _cut_view(key: str, cut: CutVideo, num_rows: int) -> EncodedView:
+    facts, first = cut.facts, cut.first_frame
+    times_ns = facts.times_ns[first : first + num_rows]
+    return EncodedView(
+        key,
+        facts.codec,
+        facts.container,
+        cut.data,
+        facts.width_px,
+        facts.height_px,
+        times_ns - times_ns[:1],
+        facts.packets_sha256,
+        "cut",
+        first,
+        cut.sha256,
+    )
 
 
 SOURCE = LeRobotSource()
