@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.chunks import checked, checked_mask
 from schemas.errors import FingerprintMismatch, LayoutError, RecipeError
 from schemas.fingerprint import fingerprint
 
@@ -43,7 +44,7 @@ class Bins:
 
     def encode(self, chunks: np.ndarray) -> list[np.ndarray]:
         """float [N, T, A] to N arrays of int64 tokens [T * A]. Raises LayoutError on NaN or another width."""
-        values = _checked(chunks, self.width)
+        values = checked(chunks, self.width)
         tokens = np.empty(values.shape, dtype=np.int64)
         for channel in range(self.width):
             # The outer edges take no part: what lies beyond them falls into the outermost bins.
@@ -74,7 +75,7 @@ class Bins:
 
     def num_clipped(self, chunks: np.ndarray) -> int:
         """How many values of ``chunks`` [N, T, A] lie outside the fitted range, and so decode to its end."""
-        values = _checked(chunks, self.width)
+        values = checked(chunks, self.width)
         return int(np.count_nonzero((values < self.edges[:, 0]) | (values > self.edges[:, -1])))
 
     def to_json(self) -> str:
@@ -110,13 +111,11 @@ def fit(
         raise RecipeError(f"num_bins = {num_bins!r} is not possible", hint=f"set num_bins from 2 to {MAX_BINS}")
     if chunks.ndim != 3 or not chunks.shape[2]:
         raise LayoutError(f"chunks of shape {chunks.shape} are not [N, T, A]")
-    if mask is not None and mask.shape != chunks.shape[:2]:
-        raise LayoutError(f"a mask of shape {mask.shape} does not fit chunks of shape {chunks.shape}")
     width = chunks.shape[2]
-    steps = chunks.reshape(-1, width) if mask is None else chunks[np.asarray(mask, dtype=bool)]
+    steps = chunks[checked_mask(chunks, mask)]
     if not len(steps):
         raise LayoutError("no valid step to fit bins to", hint="is everything masked, or the selection empty?")
-    columns = _checked(steps[None], width)[0].T
+    columns = checked(steps[None], width)[0].T
     edges = np.empty((width, num_bins + 1))
     centers = np.empty((width, num_bins))
     for channel, column in enumerate(columns):
@@ -188,23 +187,6 @@ def load(text: str) -> Bins:
     if bins.fingerprint != known:
         raise FingerprintMismatch("the bins are not those the fingerprint was taken of", hint="fit the tokenizer anew")
     return bins
-
-
-def _checked(chunks: np.ndarray, width: int) -> np.ndarray:
-    if chunks.ndim != 3 or chunks.shape[2] != width:
-        raise LayoutError(
-            f"chunks of shape {chunks.shape} are not [N, T, {width}]", hint="load the tokenizer of this robot"
-        )
-    values = np.asarray(chunks, dtype=np.float64)
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        chunk, step, channel = (int(index) for index in bad[0])
-        raise LayoutError(
-            f"{values[chunk, step, channel]} has no bin",
-            f"chunk {chunk}, step {step}, channel {channel}",
-            "fill masked steps with a held value before encoding",
-        )
-    return values
 
 
 __all__ = ["Bins", "fit", "load"]
