@@ -272,16 +272,22 @@ def _write_copy(
             if dts is None:
                 raise Refusal("bad_times", "a packet without a decoding time")
             digest.add(original)
-            packet = av.Packet(memoryview(original))  # type: ignore[arg-type]  # any buffer will do: one copy less
+            duration, is_key = original.duration or 0, original.is_keyframe
+            packet = original if _is_plain(original) else av.Packet(bytes(original))
             packet.stream = stream
             packet.time_base = tick
             packet.pts = (pts - part.base) * scale
             packet.dts = (dts - part.base) * scale
-            packet.duration = (original.duration or 0) * scale
-            packet.is_keyframe = original.is_keyframe
+            packet.duration = duration * scale
+            packet.is_keyframe = is_key
             container.mux_one(packet)
             written.append(pts)
     return written
+
+
+def _is_plain(packet: Packet) -> bool:
+    """Whether it carries nothing but its bytes and times, such as the mark of a frame that is not shown."""
+    return not (packet.is_discard or packet.is_disposable) and next(packet.iter_sidedata(), None) is None
 
 
 def _decoding_times(times: Sequence[tuple[int, int | None]]) -> list[int]:

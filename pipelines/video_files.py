@@ -4,6 +4,7 @@ isolated child; see ``video`` for why, and for decoding.
 
 import contextlib
 import os
+import queue
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -95,7 +96,7 @@ class VideoFiles:
         self._child: DecodingChild | None = None
         self._parting: list[DecodingChild] = []
         self._second: VideoFiles | None = None
-        """Reads back what is cut here."""
+        """Works beside this one where several videos are cut."""
         self._lock = threading.RLock()
 
     def start(self) -> None:
@@ -209,25 +210,38 @@ class VideoFiles:
         return self.cuts([CutPart(path, start_s, num_frames, where)])[0]
 
     def cuts(self, parts: Sequence[CutPart]) -> list[CutVideo]:
-        """The same of each; one is read back while the next is cut, in a child of its own. The first error is raised."""
+        """The same of each, two at a time in children of their own. Of several errors the first part's is raised."""
         if self._glance:
             return [self._glance_at(part) for part in parts]
-        if len(parts) == 1:
-            return [self._read_back(self._cut(parts[0]))]
+        if len(parts) < 2:
+            return [self._read_back(self._cut(part)) for part in parts]
         if self._second is None:
             self._second = VideoFiles(
                 self._limits, self._spool, _command=self._command, _least_seconds=self._least_seconds
             )
             self._second.start()
-        with ThreadPoolExecutor(1) as pool:
-            work: list[Future[CutVideo]] = []
+        free: queue.SimpleQueue[VideoFiles] = queue.SimpleQueue()
+        free.put(self)
+        free.put(self._second)
+
+        def cut(part: CutPart) -> _Copy:
+            tools = free.get()
             try:
-                work.extend(pool.submit(self._second._read_back, self._cut(part)) for part in parts)
-            except (DecodeError, MissingFile):
-                for one in work:
-                    one.result()  # what went wrong before is told first
-                raise
-            return [one.result() for one in work]
+                return tools._cut(part)
+            finally:
+                free.put(tools)
+
+        def read_back(copy: Future[_Copy]) -> CutVideo:
+            tools = free.get()
+            try:
+                return tools._read_back(copy.result())
+            finally:
+                free.put(tools)
+
+        with ThreadPoolExecutor(2) as pool:
+            copies = [pool.submit(cut, part) for part in parts]
+            # Behind all of the cutting, so that neither child is left without work for the length of a video.
+            return list(pool.map(read_back, copies))
 
     def _glance_at(self, part: CutPart) -> CutVideo:
         with _opened_part(part) as source:

@@ -31,6 +31,10 @@ def channel_changes(before: np.ndarray, after: np.ndarray, layout: Sequence[Chan
     return np.asarray(changes)
 
 
+_ENOUGH_STEPS = 20_000
+"""The first of a longer recording; more would say no more of how late its robot is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lag:
     """The lag at which commands and motion are most alike."""
@@ -54,7 +58,7 @@ def action_lag(episode: Episode) -> Lag | None:
     num = len(action.values)
     if num < MIN_STEPS or not np.array_equal(action.times_ns, proprio.times_ns):
         return None
-    commands, motions = _paired(episode)
+    commands, motions = (changes[:_ENOUGH_STEPS] for changes in _paired(episode))
     if not commands.size:
         return None
     finite = np.isfinite(commands).all(axis=0) & np.isfinite(motions).all(axis=0)

@@ -9,6 +9,7 @@ counts. Whatever stands still has no shape and gives no evidence.
 import functools
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,6 +39,8 @@ _KEPT = 256
 """Hashes of a recording, about."""
 _MAX_NUMBERS = 1 << 22
 """Looked at in one go, to bound memory."""
+_THREADS = 2
+"""numpy works on long recordings without holding up other threads."""
 _MAX_VOTES = 64
 _MAX_ALIGNMENTS = 4
 _MAX_VECTORS = 8
@@ -117,7 +120,9 @@ def signature(channels: Channels) -> np.ndarray:
     vectors = _moving(channels)
     width = sum(values.shape[1] for values in vectors.values())
     kept = min(3, max(1, _KEPT // max(1, width * len(_LAGS))))
-    found = [_landmarks(values, lag, kept)[0] for values in _different(vectors.values()) for lag in _LAGS]
+    pairs = itertools.product(_different(vectors.values()), _LAGS)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(lambda pair: _landmarks(pair[0], pair[1], kept)[0], pairs))
     return np.unique(np.concatenate(found)) if found else np.zeros(0, np.uint64)
 
 
