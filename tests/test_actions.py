@@ -72,7 +72,11 @@ def test_the_inverse_gives_back_what_was_recorded(robot: Embodiment, choices: di
 
 
 @settings(deadline=None, max_examples=20)
-@given(seed=seeds, frame=st.sampled_from(["base", "tool", "base_axes"]), reference=st.sampled_from(["framewise", "velocity"]))
+@given(
+    seed=seeds,
+    frame=st.sampled_from(["base", "tool", "base_axes"]),
+    reference=st.sampled_from(["framewise", "velocity"]),
+)
 def test_long_chains_stay_far_under_the_bound(seed: int, frame: str, reference: str) -> None:
     # rounding grows with the number of steps T: about T times 1e-16 rad, and metres times that for positions
     plan = plan_of(DROID, reference=reference, frame=frame)
@@ -229,7 +233,8 @@ def test_openings_are_linear_between_closed_and_open_and_come_back(value: float,
 def test_gripper_conventions_of_a_robot_that_counts_how_closed_it_is() -> None:
     chunks, _ = droid_chunks()
     recorded, opening, closing = (
-        plan_of(DROID, parts=["gripper"], gripper=choice).transform(chunks) for choice in ("recorded", "opening", "closing")
+        plan_of(DROID, parts=["gripper"], gripper=choice).transform(chunks)
+        for choice in ("recorded", "opening", "closing")
     )
     assert np.array_equal(recorded, chunks[..., 13:])
     assert np.array_equal(opening, 1 - recorded)
@@ -239,7 +244,7 @@ def test_gripper_conventions_of_a_robot_that_counts_how_closed_it_is() -> None:
 def test_a_relative_gripper_needs_the_same_quantity_or_openings_on_both_sides() -> None:
     robot = load_embodiment("franka_osc")  # width in metres measured, -1 to 1 commanded
     choices = {"parts": ["gripper"], "reference": "chunk_start", "gripper_reference": "relative"}
-    with pytest.raises(RecipeError, match="gripper of the action of franka_osc cannot be relative .* another quantity"):
+    with pytest.raises(RecipeError, match=r"franka_osc cannot be relative .* another quantity"):
         plan_of(robot, **choices)
     plan = plan_of(robot, **choices, gripper="opening")
     chunks, states = np.zeros((1, 2, 7)), np.zeros((1, 8))
@@ -268,7 +273,11 @@ def test_the_base_is_picked_by_reference_and_source() -> None:
 @pytest.mark.parametrize(
     ("robot", "choices", "why"),
     [
-        ("widowx", {"reference": "chunk_start"}, "delta_x, delta_y.* are changes, velocities or other commands already"),
+        (
+            "widowx",
+            {"reference": "chunk_start"},
+            "delta_x, delta_y.* are changes, velocities or other commands already",
+        ),
         ("libero_panda", {"reference": "framewise"}, "changes, velocities or other commands already"),
         ("franka_cable", {"reference": "velocity"}, "velocity_x.* are changes, velocities or other commands already"),
         ("xarm_weblab", {"reference": "segment_start"}, "the card does not say what x, y, z, yaw, pitch, roll are"),
@@ -290,7 +299,11 @@ def test_what_a_card_does_not_allow_is_said(robot: str, choices: dict[str, Any],
 def test_commands_beside_joints_stay_and_are_named() -> None:
     plan = plan_of(load_embodiment("mobile_aloha"), reference="chunk_start")
     assert plan.unmoved == ("base_1", "base_2")
-    assert [name for name in plan.names if not name.startswith("delta_")] == ["left_gripper", "right_gripper", *plan.unmoved]
+    assert [name for name in plan.names if not name.startswith("delta_")] == [
+        "left_gripper",
+        "right_gripper",
+        *plan.unmoved,
+    ]
 
 
 def test_missing_or_misshapen_arrays_are_refused() -> None:
