@@ -22,6 +22,7 @@ from schemas.dataset_card import ChannelMap, DatasetCard
 from schemas.embodiment import Embodiment
 from schemas.errors import CardError, RecipeError
 from schemas.recipes import validate_model
+from schemas.slot_layout import SlotLayout
 
 MAX_CARD_BYTES = 1 << 20
 _MAX_DOTS = 10_000_000
@@ -45,6 +46,16 @@ def embodiment_names() -> list[str]:
 def dataset_card_names() -> list[str]:
     """Names of the shipped data set cards, sorted."""
     return _names("datasets")
+
+
+def slot_layout_names() -> list[str]:
+    """Names of the shipped slot layouts, sorted."""
+    return _names("slots")
+
+
+def load_slot_layout(name: str) -> SlotLayout:
+    """The slot layout of that name, or in that ``.toml`` file. Raises CardError."""
+    return _validate(SlotLayout, _find("slots", name), name)
 
 
 def load_embodiment(name: str) -> Embodiment:

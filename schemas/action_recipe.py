@@ -1,0 +1,58 @@
+"""How the actions of a release are written: against which reference, along which axes, in which slots.
+
+Canonical episodes keep what was recorded; everything here is derived at build time, by ``pipelines.action_plan``.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from schemas.slot_layout import GripperConvention, RotationKind
+
+PartKind = Literal["pose", "joints", "gripper", "hand", "head", "waist", "leg", "base", "other"]
+"""What numbers of a vector are together; see ``pipelines.parts``."""
+
+Reference = Literal["absolute", "chunk_start", "segment_start", "framewise", "velocity"]
+"""``absolute``: as recorded; ``chunk_start`` and ``segment_start``: relative to the first step of the chunk or of the
+segment it lies in; ``framewise``: to the step before, the first to the chunk's start; ``velocity``: that, by the second."""
+
+Frame = Literal["base", "tool", "base_axes"]
+"""Axes of a relative pose, of p and R against p0 and R0. ``base``: p - p0 and R0^-1 R; ``tool``: R0^-1 (p - p0) and
+R0^-1 R; ``base_axes``: p - p0 and R R0^-1."""
+
+
+class ActionRecipe(BaseModel):
+    """The representation of action chunks; the default is what was recorded, unchanged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: Literal["action", "proprio"] = "action"
+    """Chunks are of the commands, or of the measured states, for robots and trainers whose actions are next states."""
+    parts: tuple[PartKind, ...] = ()
+    """Which parts of the vector are used, such as ``["joints", "gripper"]``; empty: all."""
+    reference: Reference = "absolute"
+    base: Literal["state", "self"] = "state"
+    """What a chunk is relative to: the measured state at that step, or the chunk's own vector there."""
+    frame: Frame = "base"
+    rotation: RotationKind | None = None
+    """None: what the slot layout asks for, else as recorded; velocities of rotations are always ``axis_angle``."""
+    gripper: GripperConvention | None = None
+    """None: what the slot layout asks for, else ``recorded``."""
+    gripper_reference: Literal["absolute", "relative"] = "absolute"
+    """``relative`` makes grippers follow ``reference``; most trainers keep them absolute."""
+    slots: str = "robot"
+    """``robot`` is the robot's own vector; else a shipped slot layout by name, or a ``.toml`` file."""
+    block: str = ""
+    """Which robot's room to fill, in slot layouts that keep room for several."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> "ActionRecipe":
+        if self.reference == "velocity" and self.rotation not in (None, "axis_angle"):
+            raise ValueError(
+                f"a velocity has no rotation of kind {self.rotation}; leave rotation out or say axis_angle"
+            )
+        if self.reference == "absolute" and self.gripper_reference == "relative":
+            raise ValueError("grippers cannot be relative where the reference is absolute")
+        if len(set(self.parts)) != len(self.parts):
+            raise ValueError("parts names a part twice")
+        return self
