@@ -1,4 +1,4 @@
-"""What all tokenizers ask of action chunks [N, T, A] before they look at a number."""
+"""What all tokenizers ask of action chunks [N, T, A] and of token sequences before they look at a number."""
 
 import numpy as np
 
@@ -49,3 +49,34 @@ def held(chunks: np.ndarray, mask: np.ndarray) -> np.ndarray:
     last = np.maximum.accumulate(np.where(mask, steps, -1), axis=1)
     rows = np.where(last >= 0, last, mask.argmax(axis=1)[:, None])
     return np.asarray(np.take_along_axis(chunks, rows[:, :, None], axis=1))
+
+
+def to_fit(chunks: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """float64 [M, T, A], at least one chunk, every number finite: what a tokenizer of whole chunks is fitted to.
+
+    Masked steps are held as ``held`` does. Raises LayoutError on NaN, wrong shapes, or where every step is masked.
+    """
+    if chunks.ndim != 3 or not chunks.shape[1] or not chunks.shape[2]:
+        raise LayoutError(f"chunks of shape {chunks.shape} are not [N, T, A]", hint="cut the actions into chunks first")
+    filled = checked(held(chunks, checked_mask(chunks, mask)))
+    if not len(filled):
+        raise LayoutError("no valid step to fit to", hint="is everything masked, or the selection empty?")
+    return filled
+
+
+def checked_tokens(tokens: list[np.ndarray], length: int, vocab_size: int) -> np.ndarray:
+    """int64 [N, length] from N sequences of ``length`` integers in [0, vocab_size).
+
+    Raises LayoutError that names the chunk.
+    """
+    rows = np.empty((len(tokens), length), dtype=np.int64)
+    hint = "decode what this tokenizer encoded, or count the chunk as an invalid decode"
+    for index, sequence in enumerate(tokens):
+        array = np.asarray(sequence)
+        if array.shape != (length,) or array.dtype.kind not in "iu":
+            found = f"{array.size} tokens of shape {array.shape} ({array.dtype})"
+            raise LayoutError(f"{found} are not the {length} integers of a chunk", f"chunk {index}", hint)
+        if array.size and not 0 <= array.min() <= array.max() < vocab_size:
+            raise LayoutError(f"a token is outside [0, {vocab_size})", f"chunk {index}", hint)
+        rows[index] = array
+    return rows

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.chunks import checked, checked_mask
+from pipelines.chunks import checked, checked_mask, checked_tokens
 from schemas.errors import FingerprintMismatch, LayoutError, RecipeError
 from schemas.fingerprint import fingerprint
 
@@ -61,17 +61,8 @@ class Bins:
             raise LayoutError(
                 f"bins of {self.width} channels cannot decode {width}", hint="load the tokenizer of this robot"
             )
-        values = np.empty((len(tokens), horizon, width))
-        for index, sequence in enumerate(tokens):
-            array = np.asarray(sequence)
-            if array.shape != (horizon * width,) or array.dtype.kind not in "iu":
-                raise LayoutError(
-                    f"{array.size} tokens ({array.dtype}) are not {horizon} steps of {width} channels", f"chunk {index}"
-                )
-            if array.size and not 0 <= array.min() <= array.max() < self.vocab_size:
-                raise LayoutError(f"a token is outside [0, {self.vocab_size})", f"chunk {index}")
-            values[index] = self.centers[np.arange(width), array.reshape(horizon, width)]
-        return values
+        rows = checked_tokens(tokens, horizon * width, self.vocab_size).reshape(len(tokens), horizon, width)
+        return np.asarray(self.centers[np.arange(width), rows])
 
     def num_clipped(self, chunks: np.ndarray) -> int:
         """How many values of ``chunks`` [N, T, A] lie outside the fitted range, and so decode to its end."""

@@ -14,7 +14,9 @@ from schemas.errors import FingerprintMismatch, LayoutError, RecipeError
 from tests.real import real_data
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "bins": [{}, {"num_bins": 64, "kind": "uniform"}, {"num_bins": 2, "kind": "quantile"}]
+    "beast": [{}, {"num_basis": 5, "num_bins": 1024}, {"num_basis": 4, "degree": 2, "num_bins": 64, "stepped": "none"}],
+    "bins": [{}, {"num_bins": 64, "kind": "uniform"}, {"num_bins": 2, "kind": "quantile"}],
+    "rvq": [{}, {"num_levels": 2, "codebook_size": 8}, {"num_levels": 8, "codebook_size": 3, "seed": 7}],
 }
 CASES = [(name, options) for name in registry.names("tokenizers") for options in VARIANTS.get(name, [{}])]
 every_tokenizer = pytest.mark.parametrize(
