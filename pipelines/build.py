@@ -249,7 +249,8 @@ def _plan_group(
         fitted: Tokenizer = registry.load("tokenizers", recipe.tokenizer.name).fit(
             chunks, None, **recipe.tokenizer.options
         )
-        tokenizer_json = fitted.to_json()
+        # Continuous values are the action chunks that the release holds anyway.
+        tokenizer_json = None if fitted.continuous else fitted.to_json()
     episodes, first_step, first_sample = [], 0, 0
     for index, member in enumerate(members):
         episodes.append(

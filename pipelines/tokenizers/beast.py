@@ -42,6 +42,7 @@ class Beast:
     """
 
     name = "beast"
+    continuous = False
 
     def __init__(
         self,

@@ -31,6 +31,7 @@ class Bins:
     """
 
     name = "bins"
+    continuous = False
 
     def __init__(self, kind: str, edges: np.ndarray, centers: np.ndarray) -> None:
         self.kind = kind

@@ -49,6 +49,7 @@ class ResidualVQ:
     """
 
     name = "rvq"
+    continuous = False
 
     def __init__(
         self,
