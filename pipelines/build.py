@@ -24,12 +24,15 @@ from pipelines.storage import file_record, files_under
 from pipelines.tokenizers import Tokenizer
 from pipelines.versions import superseded
 from pipelines.views import target_size
-from pipelines.windows import plan_windows
+from pipelines.windows import Windows, chunk_rows, plan_windows
 from schemas.errors import LakeError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
 from schemas.time import rate_text
 from schemas.work import FileRecord, Outcome, WorkUnit
+
+_MAX_FIT_NUMBERS = 1 << 25
+"""Of the actions that a tokenizer is fitted to, to bound memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,17 @@ class _Member:
 
     episode_id: str
     num_steps: int
-    num_samples: int
+    windows: Windows
     instruction: str
     instructions: tuple[tuple[int, str], ...]
     action: np.ndarray
+    """float32 [T, A]"""
+    valid: np.ndarray
+    """bool [T]"""
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.windows.starts)
 
 
 def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
@@ -143,10 +153,11 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             _Member(
                 episode.episode_id,
                 numbers.num_steps,
-                len(windows.starts),
+                windows,
                 _instruction(episode),
                 instruction_runs(episode, numbers.times_ns),
-                numbers.action[counted].astype(np.float32),
+                numbers.action.astype(np.float32),
+                numbers.valid,
             )
         )
         examples.setdefault(key, episode)
@@ -244,10 +255,10 @@ def _plan_group(
         raise RecipeError(message, name, f"leave them out with --where \"embodiment != '{robot}'\"", "no_action")
     action, proprio = (part.stats() for part in sketches)
     tokenizer_json = None
-    if recipe.tokenizer is not None:
-        chunks = np.concatenate([normalize(member.action, action, recipe.normalize) for member in members])[:, None, :]
+    if recipe.tokenizer is not None and any(member.num_samples for member in members):
+        chunks, mask = _chunks_to_fit(members, recipe.horizon)
         fitted: Tokenizer = registry.load("tokenizers", recipe.tokenizer.name).fit(
-            chunks, None, **recipe.tokenizer.options
+            normalize(chunks, action, recipe.normalize), mask, **recipe.tokenizer.options
         )
         # Continuous values are the action chunks that the release holds anyway.
         tokenizer_json = None if fitted.continuous else fitted.to_json()
@@ -282,6 +293,24 @@ def _plan_group(
         tokenizer_json=tokenizer_json,
     )
     return group, tuple(episodes)
+
+
+def _chunks_to_fit(members: Sequence[_Member], horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Action chunks [N, horizon, A] of the samples, and which of their steps [N, horizon] count.
+
+    All chunks, or as many, evenly chosen, as have ``_MAX_FIT_NUMBERS`` numbers.
+    """
+    ends = np.cumsum([member.num_samples for member in members])
+    total = int(ends[-1])
+    count = min(total, max(1, _MAX_FIT_NUMBERS // (horizon * members[0].action.shape[1])))
+    chosen = np.arange(count) * total // count
+    chunks, masks = [], []
+    for member, end in zip(members, ends, strict=True):
+        mine = chosen[(chosen >= end - member.num_samples) & (chosen < end)] - (end - member.num_samples)
+        rows, inside = chunk_rows(member.windows, mine, horizon)
+        chunks.append(member.action[rows])
+        masks.append(inside & member.valid[rows])
+    return np.concatenate(chunks), np.concatenate(masks)
 
 
 def _units(

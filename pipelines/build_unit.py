@@ -21,7 +21,7 @@ from pipelines.stats import Stats, normalize, stats_from_json
 from pipelines.storage import writing
 from pipelines.tokenizers import Tokenizer
 from pipelines.video import VideoTools
-from pipelines.windows import Windows, plan_windows
+from pipelines.windows import Windows, chunk_rows, plan_windows
 from schemas.errors import LakeError
 from schemas.fingerprint import array_sha256
 from schemas.latent import ClipPlan, LatentClip
@@ -188,8 +188,7 @@ def _tokens(group: GroupPlan, recipe: BuildRecipe, action: np.ndarray, windows: 
     if recipe.tokenizer is None or group.tokenizer_json is None:
         return None
     tokenizer: Tokenizer = registry.load("tokenizers", recipe.tokenizer.name).load(group.tokenizer_json)
-    starts = windows.starts
-    rows = np.minimum(starts[:, None] + np.arange(recipe.horizon), windows.chunk_stops[starts][:, None] - 1)
+    rows, _ = chunk_rows(windows, np.arange(len(windows.starts)), recipe.horizon)
     return tokenizer.encode(action[rows])
 
 

@@ -196,3 +196,14 @@ def plan_windows(
         kind = chosen.within
         leave_out(~inside, f"window_outside_{kind}", f"windows that are not wholly inside one span of kind {kind}")
     return Windows(starts[taken], chunk_stops, selected, tuple(left_out))
+
+
+def chunk_rows(windows: Windows, samples: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Steps int64 [S, horizon] of the chunks of ``samples``, and bool [S, horizon] whether a step lies in its chunk.
+
+    A chunk that reaches past the end of the episode, or into a gap, repeats its last step.
+    """
+    starts = windows.starts[samples]
+    steps = starts[:, None] + np.arange(horizon)
+    stops = windows.chunk_stops[starts][:, None]
+    return np.minimum(steps, stops - 1), steps < stops

@@ -1,4 +1,4 @@
-"""What a build does with each kind of tokenizer: fitted to single steps, published, and none because values stay as they are."""
+"""What a build does with each kind of tokenizer: fitted to chunks, published, and none because values stay as they are."""
 
 import json
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines import registry
+from pipelines.build import _chunks_to_fit, _Member
 from pipelines.tokenizers import fast
-from schemas.errors import LayoutError
+from pipelines.windows import Windows
 from schemas.recipes import BuildRecipe, TokenizerRecipe
-from tests.chain import run_build, run_ingest, tables, vectors, write_short
+from tests.chain import read_json, run_build, run_ingest, tables, vectors, write_short
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +52,34 @@ def test_tokens_of_a_published_vocabulary_decode_to_the_chunks_of_the_release(la
     assert (np.abs(decoded - chunks[starts]) <= tokenizer.error_bound(horizon) + 1e-6).all()
 
 
-def test_fast_is_not_fitted_to_single_steps(lake: Path, tmp_path: Path) -> None:
-    with pytest.raises(LayoutError, match="whole chunks"):
-        run_build(lake, tmp_path / "out", recipe("fast"))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("bins", {}),
+        ("fast", {}),
+        ("beast", {"num_basis": 4, "degree": 2}),
+        ("rvq", {"num_levels": 4, "codebook_size": 16}),
+    ],
+)
+def test_a_build_fits_a_tokenizer_to_the_chunks_of_its_samples(
+    lake: Path, tmp_path: Path, name: str, options: dict[str, Any]
+) -> None:
+    run_build(lake, tmp_path / "out", recipe(name, **options))
+    manifest = read_json(tmp_path / "out" / "manifest.json")
+    table = tables(tmp_path / "out" / "parquet")
+    chunks, rows = vectors(table["action_chunk"]), table["tokens"].to_pylist()
+    starts = [index for index, row in enumerate(rows) if row is not None]
+    tokenizer = registry.load("tokenizers", name).load(json.dumps(manifest["groups"][0]["tokenizer"]))
+    decoded = tokenizer.decode([np.array(rows[index]) for index in starts], *chunks.shape[1:])
+    error = decoded - chunks[starts]
+    assert (np.square(error).mean(axis=(0, 1)) <= 0.2 * chunks.var(axis=(0, 1)) + 1e-12).all()
+
+
+def test_masked_steps_and_gaps_are_in_no_chunk_that_is_fitted() -> None:
+    action = np.arange(24, dtype=np.float32).reshape(12, 2)
+    windows = Windows(np.array([0, 4, 8]), np.array([6] * 6 + [12] * 6), np.ones(12, bool), ())
+    valid = np.ones(12, bool)
+    valid[[1, 10]] = False
+    chunks, mask = _chunks_to_fit([_Member("a", 12, windows, "", (), action, valid)] * 2, 4)
+    assert mask.tolist() == [[True, False, True, True], [True, True, False, False], [True, True, False, True]] * 2
+    assert chunks[:3, :, 0].tolist() == [[0, 2, 4, 6], [8, 10, 10, 10], [16, 18, 20, 22]]
