@@ -66,14 +66,11 @@ class _Copy:
     where: str
 
 
-Pixels = Literal["rgb", "gray", "depth"]
-
-
 class VideoFiles:
-    """Owns one isolated child (started at first use, restarted after a crash). A context manager.
+    """Owns one isolated child (started at first use, restarted after a crash), and a second while several videos are cut.
 
-    Safe to use from several threads, which then take turns. Errors of a file are DecodeError with the reason codes named
-    there; UnitLost where a child cannot be started at all; SpoolError.
+    A context manager. Safe to use from several threads, which then take turns. Errors of a file are DecodeError with the
+    reason codes named there; UnitLost where a child cannot be started at all; SpoolError.
 
     Videos that are large for ``spool`` are files there, for the caller to move or clear away. With ``glance``, ``take`` and
     ``cut`` believe what headers say and give no bytes and no hashes: enough to see what a recording is, at once.
@@ -231,17 +228,20 @@ class VideoFiles:
             finally:
                 free.put(tools)
 
-        def read_back(copy: Future[_Copy]) -> CutVideo:
+        def read_back(cutting: Future[_Copy]) -> CutVideo:
+            copy = cutting.result()
             tools = free.get()
             try:
-                return tools._read_back(copy.result())
+                return tools._read_back(copy)
             finally:
                 free.put(tools)
 
         with ThreadPoolExecutor(2) as pool:
             copies = [pool.submit(cut, part) for part in parts]
-            # Behind all of the cutting, so that neither child is left without work for the length of a video.
-            return list(pool.map(read_back, copies))
+            # Behind all of the cutting, so that neither child is left without work for the length of a video. Not by
+            # ``map``, which after an error would leave copies unread, and so open.
+            found = [pool.submit(read_back, copy) for copy in copies]
+            return [one.result() for one in found]
 
     def _glance_at(self, part: CutPart) -> CutVideo:
         with _opened_part(part) as source:
