@@ -2,7 +2,6 @@
 
 import io
 import itertools
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -106,11 +105,11 @@ def test_several_cuts_are_those_made_one_by_one(tools: VideoTools, tmp_path: Pat
         assert (found.data, found.first_frame, found.sha256) == (alone.data, alone.first_frame, alone.sha256)
         assert found.facts.packets_sha256 == alone.facts.packets_sha256
     parts[1:] = [replace(parts[1], start_s=1000.0), replace(parts[2], path=str(tmp_path / "absent.mp4"))]
-    open_files = len(os.listdir("/proc/self/fd"))
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
     for _ in range(3):
         with pytest.raises(DecodeError, match="hevc: the frame nearest"):
             tools.cuts([*parts, parts[0]])
-    assert len(os.listdir("/proc/self/fd")) == open_files
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_files
 
 
 @pytest.mark.parametrize("change", [{"packets_xxh3": "0" * 32}, {"times_ns": np.arange(20)}])
