@@ -24,7 +24,7 @@ from pipelines.storage import file_record, files_under
 from pipelines.tokenizers import Tokenizer
 from pipelines.versions import superseded
 from pipelines.views import target_size
-from pipelines.windows import Windows, chunk_rows, plan_windows
+from pipelines.windows import Windows, plan_windows, some_chunks
 from schemas.errors import LakeError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
@@ -256,7 +256,9 @@ def _plan_group(
     action, proprio = (part.stats() for part in sketches)
     tokenizer_json = None
     if recipe.tokenizer is not None and any(member.num_samples for member in members):
-        chunks, mask = _chunks_to_fit(members, recipe.horizon)
+        count = max(1, _MAX_FIT_NUMBERS // (recipe.horizon * len(action.mean)))
+        recorded = [(member.windows, member.action, member.valid) for member in members]
+        chunks, mask = some_chunks(recorded, recipe.horizon, count)
         fitted: Tokenizer = registry.load("tokenizers", recipe.tokenizer.name).fit(
             normalize(chunks, action, recipe.normalize), mask, **recipe.tokenizer.options
         )
@@ -293,24 +295,6 @@ def _plan_group(
         tokenizer_json=tokenizer_json,
     )
     return group, tuple(episodes)
-
-
-def _chunks_to_fit(members: Sequence[_Member], horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    """Action chunks [N, horizon, A] of the samples, and which of their steps [N, horizon] count.
-
-    All chunks, or as many, evenly chosen, as have ``_MAX_FIT_NUMBERS`` numbers.
-    """
-    ends = np.cumsum([member.num_samples for member in members])
-    total = int(ends[-1])
-    count = min(total, max(1, _MAX_FIT_NUMBERS // (horizon * members[0].action.shape[1])))
-    chosen = np.arange(count) * total // count
-    chunks, masks = [], []
-    for member, end in zip(members, ends, strict=True):
-        mine = chosen[(chosen >= end - member.num_samples) & (chosen < end)] - (end - member.num_samples)
-        rows, inside = chunk_rows(member.windows, mine, horizon)
-        chunks.append(member.action[rows])
-        masks.append(inside & member.valid[rows])
-    return np.concatenate(chunks), np.concatenate(masks)
 
 
 def _units(

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from pipelines import registry
-from pipelines.build import _chunks_to_fit, _Member
 from pipelines.tokenizers import fast
-from pipelines.windows import Windows
+from pipelines.windows import Windows, some_chunks
 from schemas.recipes import BuildRecipe, TokenizerRecipe
 from tests.chain import read_json, run_build, run_ingest, tables, vectors, write_short
 
@@ -80,6 +79,8 @@ def test_masked_steps_and_gaps_are_in_no_chunk_that_is_fitted() -> None:
     windows = Windows(np.array([0, 4, 8]), np.array([6] * 6 + [12] * 6), np.ones(12, bool), ())
     valid = np.ones(12, bool)
     valid[[1, 10]] = False
-    chunks, mask = _chunks_to_fit([_Member("a", 12, windows, "", (), action, valid)] * 2, 4)
+    chunks, mask = some_chunks([(windows, action, valid)] * 2, 4, 100)
     assert mask.tolist() == [[True, False, True, True], [True, True, False, False], [True, True, False, True]] * 2
     assert chunks[:3, :, 0].tolist() == [[0, 2, 4, 6], [8, 10, 10, 10], [16, 18, 20, 22]]
+    few, _ = some_chunks([(windows, action, valid)] * 2, 4, 3)
+    assert few[:, 0, 0].tolist() == [0, 16, 8], "every second one"
