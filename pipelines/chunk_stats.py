@@ -48,6 +48,11 @@ class StatsOf:
         return StatsOf("action", plan.fingerprint, data, plan.recipe.model_dump_json())
 
     @property
+    def reference(self) -> str:
+        """What the numbers are relative to, of ``schemas.action_recipe.Reference``; empty where ``recipe`` does not say."""
+        return str(json.loads(self.recipe).get("reference", ""))
+
+    @property
     def fingerprint(self) -> str:
         """Changes with anything that is told apart; ``recipe`` is not, since ``plan`` decides."""
         return fingerprint("stats-of-1", self.quantity, self.plan, self.data)
