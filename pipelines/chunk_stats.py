@@ -40,7 +40,7 @@ class StatsOf:
     data: str
     """Which episodes: a fingerprint of their sorted content ids, or of the selection."""
     recipe: str = "{}"
-    """The action recipe as JSON: for people, and to say what differs where ``plan`` does."""
+    """The action recipe as a JSON object: for people, and to say what differs where ``plan`` does."""
 
     @staticmethod
     def of_plan(plan: ActionPlan, data: str) -> "StatsOf":
@@ -78,12 +78,14 @@ def require_same(given: StatsOf, wanted: StatsOf) -> None:
 
 def _plan_difference(given: StatsOf, wanted: StatsOf) -> str:
     one, two = json.loads(given.recipe), json.loads(wanted.recipe)
+    plans = f"({given.plan[:12]}, not {wanted.plan[:12]})"
+    if not one or not two:
+        return f"they were made by another plan {plans}"
     differing = [
         f"{key} {json.dumps(one.get(key))}, not {json.dumps(two.get(key))}"
         for key in sorted({*one, *two})
         if one.get(key) != two.get(key)
     ]
-    plans = f"({given.plan[:12]}, not {wanted.plan[:12]})"
     if not differing:
         return f"the recipe is the same but the robot's vector or the slots are not {plans}"
     return f"they were made with {', '.join(differing)} {plans}"
@@ -159,6 +161,8 @@ def chunk_sketch_from_json(text: str) -> ChunkSketch:
     try:
         plain = json.loads(text)
         of = StatsOf(**{key: str(value) for key, value in plain["of"].items()})
+        if not isinstance(json.loads(of.recipe), dict):
+            raise ValueError(f"recipe {of.recipe!r}")
         steps = tuple(sketch_from_json(step) for step in plain["steps"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise LayoutError(f"not a chunk sketch: {error!r}", hint="pass what ChunkSketch.to_json wrote") from error

@@ -112,6 +112,8 @@ def test_foreign_or_damaged_json_is_refused() -> None:
         "{}",
         json.dumps({**good, "of": {}}),
         json.dumps({**good, "of": 3}),
+        json.dumps({**good, "of": {**good["of"], "recipe": "[]"}}),
+        json.dumps({**good, "of": {**good["of"], "recipe": "{"}}),
         json.dumps({**good, "steps": []}),
     ]
     for text in (*broken, json.dumps({**good, "steps": [good["steps"][0], narrow]})):
@@ -184,6 +186,8 @@ def test_every_difference_is_told_and_an_empty_field_asks_for_nothing() -> None:
         require_same(of(), StatsOf("proprio", "", "droid"))
     with pytest.raises(FingerprintMismatch, match="recipe is the same but the robot's vector"):
         require_same(of(), of(names=("joint_1", "joint_2", "joint_3")))
+    with pytest.raises(FingerprintMismatch, match="made by another plan \\(rows, not "):
+        require_same(StatsOf("action", "rows", "bridge"), of())
     with pytest.raises(FingerprintMismatch):
         merge_chunks(empty_chunk_sketch(of(), 2, 2), empty_chunk_sketch(of(reference="framewise"), 2, 2))
 
