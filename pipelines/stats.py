@@ -147,6 +147,17 @@ class Sketch:
         """Whether every quantile is exact, since no channel had more than ``MAX_BUCKETS`` distinct values."""
         return all(bucket.level == 0 for bucket in self.buckets)
 
+    def num_outside(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """int64 [A]: how many values of each channel are below ``low`` [A] or above ``high`` [A].
+
+        Exact where ``is_exact``; else a bucket counts by its middle, kept within min..max.
+        """
+        found = []
+        for bucket, start, stop, least, most in zip(self.buckets, low, high, self.min, self.max, strict=True):
+            middles = np.clip(_value(bucket.keys, bucket.level), least, most)
+            found.append(bucket.counts[(middles < start) | (middles > stop)].sum())
+        return np.array(found, dtype=np.int64)
+
     def stats(self) -> Stats:
         """The statistics of everything seen. Raises LayoutError where that is nothing."""
         if not self.count:
@@ -313,22 +324,47 @@ def is_without_range(center: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.asarray(scale <= _SMALLEST_RANGE + _SMALLEST_RELATIVE_RANGE * np.abs(center))
 
 
-def normalize(values: np.ndarray, stats: Stats, kind: Normalization) -> np.ndarray:
-    """float64 [..., A]; nothing is clamped. Raises LayoutError where the widths differ."""
-    center, scale = _fitting(values, stats, kind)
-    return np.asarray((values - center) / scale)
+def normalize(
+    values: np.ndarray,
+    stats: Stats,
+    kind: Normalization,
+    *,
+    clamp: float | None = None,
+    factor: float | np.ndarray = 1.0,
+) -> np.ndarray:
+    """float64 [..., A]: ``(value - center) / scale * factor``, then cut to -clamp..clamp; None: nothing is cut.
+
+     ``factor`` is one number or one a channel: with kind ``none`` it is the fixed scale of IRASim and Cosmos-Predict2, 20
+    for the pose and 1 for the gripper. DreamZero takes ``quantile`` with clamp 1, later LingBot-VA with clamp 1.5.
+    Raises LayoutError where the widths differ, or on a factor or clamp that loses everything.
+    """
+    center, scale = _fitting(values, stats, kind, factor)
+    result = np.asarray((values - center) / scale * factor)
+    if clamp is None:
+        return result
+    if not clamp > 0:
+        raise LayoutError(f"a clamp of {clamp} leaves nothing", hint="clamp at a positive number, or pass None")
+    return np.clip(result, -clamp, clamp)
 
 
-def denormalize(values: np.ndarray, stats: Stats, kind: Normalization) -> np.ndarray:
-    """The inverse of ``normalize``, to rounding. Raises LayoutError where the widths differ."""
-    center, scale = _fitting(values, stats, kind)
-    return np.asarray(values * scale + center)
+def denormalize(
+    values: np.ndarray, stats: Stats, kind: Normalization, *, factor: float | np.ndarray = 1.0
+) -> np.ndarray:
+    """The inverse of ``normalize``, to rounding; what was clamped comes back at the bound. Raises LayoutError likewise."""
+    center, scale = _fitting(values, stats, kind, factor)
+    return np.asarray(values / factor * scale + center)
 
 
-def _fitting(values: np.ndarray, stats: Stats, kind: Normalization) -> tuple[np.ndarray, np.ndarray]:
+def _fitting(
+    values: np.ndarray, stats: Stats, kind: Normalization, factor: float | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     if np.ndim(values) < 1 or np.shape(values)[-1] != len(stats.mean):
         raise LayoutError(
             f"values of shape {np.shape(values)} do not fit statistics of {len(stats.mean)} channels",
             hint="statistics and values must be of one recipe and one embodiment",
+        )
+    if np.shape(factor) not in ((), (len(stats.mean),)) or not np.isfinite(factor).all() or not np.all(factor):
+        raise LayoutError(
+            f"{factor} is no factor of {len(stats.mean)} channels", hint="pass one finite number, not 0, or A"
         )
     return center_and_scale(stats, kind)

@@ -195,6 +195,52 @@ def test_denormalize_is_the_inverse_also_outside_the_range(values: np.ndarray, k
     assert np.allclose(back, wide, rtol=1e-9, atol=1e-9 * (1 + np.abs(values).max()))
 
 
+@given(tables, st.sampled_from(KINDS), st.sampled_from([1.0, 20.0, -0.5]), st.floats(0.01, 3))
+@settings(max_examples=200)
+def test_a_factor_has_an_inverse_and_a_clamp_changes_only_what_lies_outside(
+    values: np.ndarray, kind: Normalization, factor: float, clamp: float
+) -> None:
+    stats = sketch(values).stats()
+    free = normalize(values, stats, kind, factor=factor)
+    assert np.allclose(free, normalize(values, stats, kind) * factor, rtol=1e-12, atol=0)
+    cut = normalize(values, stats, kind, factor=factor, clamp=clamp)
+    inside = np.abs(free) <= clamp
+    assert np.array_equal(cut[inside], free[inside])
+    assert (np.abs(cut[~inside]) == clamp).all()
+    back = denormalize(cut, stats, kind, factor=factor)
+    assert np.allclose(back[inside], values[inside], rtol=1e-9, atol=1e-9 * (1 + np.abs(values).max()))
+
+
+def test_a_fixed_scale_may_differ_by_channel_as_the_pose_and_the_gripper_do() -> None:
+    values = np.array([[0.01, -0.02, 1.0], [0.0, 0.03, 0.0]])
+    stats, factor = sketch(values).stats(), np.array([20.0, 20.0, 1.0])
+    scaled = normalize(values, stats, "none", factor=factor)
+    assert np.allclose(scaled, [[0.2, -0.4, 1.0], [0.0, 0.6, 0.0]])
+    assert np.allclose(denormalize(scaled, stats, "none", factor=factor), values)
+
+
+@pytest.mark.parametrize("factor", [0.0, np.nan, np.inf, np.ones(2), np.array([1.0, 0.0, 1.0]), np.ones((1, 3))])
+def test_a_factor_that_loses_everything_or_does_not_fit_is_refused(factor: float | np.ndarray) -> None:
+    values = np.arange(6.0).reshape(2, 3)
+    for change in (normalize, denormalize):
+        with pytest.raises(LayoutError, match="factor"):
+            change(values, sketch(values).stats(), "z_score", factor=factor)
+
+
+@pytest.mark.parametrize("clamp", [0.0, -1.0, np.nan])
+def test_a_clamp_that_leaves_nothing_is_refused(clamp: float) -> None:
+    values = np.arange(6.0).reshape(2, 3)
+    with pytest.raises(LayoutError, match="clamp"):
+        normalize(values, sketch(values).stats(), "z_score", clamp=clamp)
+
+
+@given(tables, st.data())
+def test_values_outside_are_counted_as_a_second_pass_would(values: np.ndarray, data: st.DataObject) -> None:
+    bounds = hnp.arrays(np.float64, values.shape[1], elements=numbers)
+    low, high = data.draw(bounds), data.draw(bounds)
+    assert np.array_equal(sketch(values).num_outside(low, high), ((values < low) | (values > high)).sum(axis=0))
+
+
 def test_normalizations_map_where_they_say() -> None:
     values = np.random.default_rng(5).normal(3, 2, size=(2001, 2))
     stats = sketch(values).stats()

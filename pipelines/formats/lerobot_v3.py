@@ -19,6 +19,7 @@ import safetensors.numpy
 from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress, UnitWriter
 from pipelines.image_stats import color_levels, image_stats, no_levels, sampled_steps, weighted_stats
 from pipelines.stats import QUANTILES, Stats, center_and_scale, sketch, stats_from_json
+from pipelines.stats_export import lerobot_stats
 from pipelines.storage import fsync_file, fsync_folder, write_durably
 from pipelines.video_writer import PIXEL_FORMAT, VideoWriter
 from schemas.errors import ReleaseError
@@ -161,10 +162,9 @@ class _LeRobotUnit:
                 f"videos/{IMAGES}{slot}/from_timestamp": video.time_s(self._first_frame),
                 f"videos/{IMAGES}{slot}/to_timestamp": video.time_s(self._first_frame + plan.num_steps),
             }
-        stats = _vector_stats(episode) | {
-            name: _plain(sketch(column[:, None].astype(np.float64)).stats())
-            for name, column in _index_columns(plan, self._rate, self._tasks).items()
-        }
+        indices = _index_columns(plan, self._rate, self._tasks)
+        columns = {name: sketch(column[:, None].astype(np.float64)).stats() for name, column in indices.items()}
+        stats: dict[str, Any] = {**lerobot_stats(_vector_stats(episode) | columns)}
         looked_at = len(sampled_steps(plan.num_steps))
         stats |= {IMAGES + slot: image_stats(levels, looked_at) for slot, levels in self._episode_levels.items()}
         row |= {f"stats/{feature}/{name}": value for feature, of in stats.items() for name, value in of.items()}
@@ -331,16 +331,11 @@ def _latent_bytes(clip: LatentClip) -> bytes:
     return safetensors.numpy.save({"latents": np.ascontiguousarray(clip.values)}, metadata=metadata)
 
 
-def _plain(stats: Stats) -> dict[str, Any]:
-    """LeRobot's form: lists, and one count."""
-    return {**stats.to_mapping(), "count": [stats.count]}
-
-
-def _vector_stats(episode: BuiltEpisode) -> dict[str, dict[str, Any]]:
+def _vector_stats(episode: BuiltEpisode) -> dict[str, Stats]:
     """Statistics of the valid rows, or of all where none is."""
     mask = episode.valid if episode.valid.any() else None
     vectors = {"observation.state": episode.proprio, "action": episode.action}
-    return {name: _plain(sketch(values, mask).stats()) for name, values in vectors.items() if values.shape[1]}
+    return {name: sketch(values, mask).stats() for name, values in vectors.items() if values.shape[1]}
 
 
 def _group_stats(

@@ -1,0 +1,131 @@
+"""Statistics in the forms that trainers read, as plain dicts to be written as JSON.
+
+Every function here is pure and recomputes nothing: the numbers are the data set's own (population std, quantiles over
+all valid values), also where a trainer's own script approximates them. Which keys a trainer reads is told in each.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pipelines.chunk_stats import ChunkStats
+from pipelines.stats import QUANTILES, Stats
+from schemas.errors import FingerprintMismatch, LayoutError
+
+GIGAWORLD_WIDTH = 32
+"""Of the vectors of GigaWorld-Policy 0.5; its own script calls it ``--model-dim``."""
+
+_GEAR = ("mean", "std", "min", "max", "q01", "q99")
+_OPENPI = ("mean", "std", "q01", "q99")
+_FASTWAM = ("min", "max", "mean", "std", "q01", "q99")
+
+
+def lerobot_stats(features: Mapping[str, Stats], quantiles: bool = True) -> dict[str, dict[str, list[float]]]:
+    """LeRobot's ``meta/stats.json`` of vectors: by feature min, max, mean, std, q01, q10, q50, q90, q99 as [A], count as [1].
+
+    Version 3.0 has the quantiles, 2.1 does not (``quantiles`` False). Of pictures see ``pipelines.image_stats``.
+    """
+    left_out = () if quantiles else tuple(QUANTILES)
+    return {
+        feature: {
+            name: [stats.count] if name == "count" else values
+            for name, values in stats.to_mapping().items()
+            if name not in left_out
+        }
+        for feature, stats in features.items()
+    }
+
+
+def lerobot_v21_episode(episode_index: int, features: Mapping[str, Stats]) -> dict[str, Any]:
+    """One line of LeRobot v2.1's ``meta/episodes_stats.jsonl``: the statistics of one episode's features."""
+    return {"episode_index": episode_index, "stats": lerobot_stats(features, quantiles=False)}
+
+
+def gear_stats(columns: Mapping[str, Stats]) -> dict[str, dict[str, list[float]]]:
+    """GEAR's ``meta/stats.json`` (DreamZero, GR00T): by column of the Parquet files mean, std, min, max, q01, q99 as [A]."""
+    return {column: _named(stats, _GEAR) for column, stats in columns.items()}
+
+
+def gear_relative_stats(parts: Mapping[str, ChunkStats]) -> dict[str, dict[str, list[float]]]:
+    """DreamZero's ``meta/relative_stats_dreamzero.json``: mean, std, min, max, q01, q99 as [A] over all steps of the
+    relative chunks, by name of an action in ``modality.json`` without ``action.``, such as ``joint_position``.
+
+    Absolute parts (by default whatever is named a gripper) do not belong in it; pick the others with
+    ``ChunkStats.channels``. Raises FingerprintMismatch where a part is of absolute actions.
+    """
+    _check_relative(parts)
+    return {name: _named(stats.overall, _GEAR) for name, stats in parts.items()}
+
+
+def gear_relative_horizon_stats(parts: Mapping[str, ChunkStats]) -> dict[str, dict[str, list[list[float]]]]:
+    """DreamZero's ``meta/relative_horizon_stats_dreamzero.json``: as ``gear_relative_stats``, each statistic [T][A], a row
+    for each step of the horizon (the form that its ``LeRobotSingleDataset`` documents).
+
+    Raises FingerprintMismatch where a part is of absolute actions.
+    """
+    _check_relative(parts)
+    return {part: {name: stats.by_step(name).tolist() for name in _GEAR} for part, stats in parts.items()}
+
+
+def openpi_norm_stats(state: Stats, actions: Stats) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """openpi's ``norm_stats.json``: mean, std, q01, q99 as [A] of ``state`` and of ``actions`` as the model sees them, so
+    of relative ones where the policy is trained on these.
+    """
+    return {"norm_stats": {"state": _named(state, _OPENPI), "actions": _named(actions, _OPENPI)}}
+
+
+def fastwam_dataset_stats(
+    state: Mapping[str, ChunkStats], action: Mapping[str, ChunkStats], num_episodes: int, num_transitions: int
+) -> dict[str, Any]:
+    """FastWAM's ``dataset_stats.json``: under ``state`` and ``action``, by key, ``stepwise_`` [T][A] and ``global_`` [A]
+    min, max, mean, std, q01, q99; beside them ``num_episodes`` and ``num_transition``.
+
+    FastWAM's own script takes q01 and q99 as the least and greatest of the quantiles of single episodes, and weighs
+    episodes alike in the mean. Ours are those of the data set, so its range is wider than ours where episodes differ.
+    """
+    plain: dict[str, Any] = {
+        kind: {key: _stepwise(stats) for key, stats in parts.items()}
+        for kind, parts in (("state", state), ("action", action))
+    }
+    return plain | {"num_episodes": num_episodes, "num_transition": num_transitions}
+
+
+def gigaworld_norm_stats(
+    state: Stats, action: Stats, width: int = GIGAWORLD_WIDTH
+) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """GigaWorld-Policy's norm JSON: mean, std, min, max, q01, q99 of ``observation.state`` and ``action``, as [width].
+
+    Channels that the robot lacks are all zeros, since the trainer pads its vectors with zeros before it takes statistics.
+    ``action`` is relative to the state at the start of the chunk, grippers absolute. Raises LayoutError where a vector is
+    wider than ``width``.
+    """
+    return {"norm_stats": {"observation.state": _padded(state, width), "action": _padded(action, width)}}
+
+
+def _named(stats: Stats, names: tuple[str, ...]) -> dict[str, list[float]]:
+    return {name: getattr(stats, name).tolist() for name in names}
+
+
+def _stepwise(stats: ChunkStats) -> dict[str, Any]:
+    found: dict[str, Any] = {f"stepwise_{name}": stats.by_step(name).tolist() for name in _FASTWAM}
+    return found | {f"global_{name}": value for name, value in _named(stats.overall, _FASTWAM).items()}
+
+
+def _padded(stats: Stats, width: int) -> dict[str, list[float]]:
+    missing = width - len(stats.mean)
+    if missing < 0:
+        raise LayoutError(
+            f"{len(stats.mean)} channels do not fit into {width}", hint="leave parts out, or widen the model"
+        )
+    return {name: np.pad(getattr(stats, name), (0, missing)).tolist() for name in _GEAR}
+
+
+def _check_relative(parts: Mapping[str, ChunkStats]) -> None:
+    for part, stats in parts.items():
+        if stats.of.reference == "absolute":
+            raise FingerprintMismatch(
+                "these are statistics of absolute actions, under a name that trainers read as relative ones",
+                part,
+                'build the chunks with reference = "chunk_start"',
+            )
