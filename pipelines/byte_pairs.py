@@ -13,6 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from schemas.errors import LayoutError
 
 MAX_VOCAB = 65_536
+MAX_MERGES = 2 * MAX_VOCAB
+"""One for each token that is no byte; a few more where two of them make the same token."""
 NUM_BYTES = 256
 NUM_SYMBOLS = 0xD800
 """A number is written as one character, and from 0xD800 on come the surrogates, which are none."""
@@ -53,10 +55,12 @@ def read(plain: Any, where: str) -> Tokenizer:
             ("model", model["type"], ("BPE",)),
             ("pre_tokenizer", splitter["type"], ("ByteLevel",)),
             ("add_prefix_space", splitter["add_prefix_space"], (False,)),
-            ("use_regex", splitter.get("use_regex", True), (True, False)),
             ("decoder", decoder["type"], ("ByteLevel",)),
         ]
+        use_regex = splitter.get("use_regex", True)
         vocab: dict[str, int] = dict(model["vocab"])
+        if not isinstance(model["merges"], list) or len(model["merges"]) > MAX_MERGES:
+            raise unfit(f"merges are not a list of at most {MAX_MERGES}", where)
         merges = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in model["merges"]]
         "".join(vocab).encode()  # half a surrogate pair is no character
         ids = sorted(vocab.values())
@@ -66,13 +70,17 @@ def read(plain: Any, where: str) -> Tokenizer:
     for key, value, allowed in settings:
         if value not in allowed:
             raise unfit(f"{key} = {value!r}", where)
+    if not isinstance(use_regex, bool):
+        raise unfit(f"use_regex = {use_regex!r}", where)
     if not 0 < len(ids) <= MAX_VOCAB:
         raise unfit(f"{len(ids)} tokens, where at most {MAX_VOCAB} are taken", where)
     if ids != list(range(len(ids))) or not all(type(number) is int for number in ids):
         raise unfit("the ids of the tokens are not 0, 1, 2, ...", where)
     if not whole:
         raise unfit("a merge of tokens that are not in the vocabulary", where)
-    return _byte_level(models.BPE(vocab=vocab, merges=merges), splitter.get("use_regex", True))
+    if len({*merges}) < len(merges):
+        raise unfit("a merge that stands there twice", where)
+    return _byte_level(models.BPE(vocab=vocab, merges=merges), use_regex)
 
 
 def texts(symbols: np.ndarray) -> list[str]:

@@ -35,6 +35,7 @@ PACKED_RATE = 10
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 _TRIES = 1000
+"""Key frames looked at one by one, back from the frame wanted, before the steps grow."""
 _REORDERED = 32
 """No frame is shown so many packets before its turn: codecs allow 16 (ITU-T H.264, A.3.1; H.265, A.4.2)."""
 _NANOSECONDS = 1_000_000_000
@@ -141,7 +142,8 @@ def _lead(container: InputContainer, stream: VideoStream, target: int, tolerance
     """Packets in decoding order from a clean start at or before ``target`` until the nearest frame to it is among them."""
     seek_to = target
     before: tuple[int, int | None] | None = None
-    for _ in range(_TRIES):
+    step = 1
+    for number in range(_TRIES + 62):  # by doubling, any time can be reached
         container.seek(seek_to, stream=stream, backward=True)
         source = packets(container, stream)
         pieces: list[_Piece] = []
@@ -163,7 +165,8 @@ def _lead(container: InputContainer, stream: VideoStream, target: int, tolerance
                 latest = max(latest, pieces[-1].pts) if pieces[-1].is_shown else latest
             return pieces
         before = start
-        seek_to = min(seek_to, pieces[0].pts if pieces[0].dts is None else pieces[0].dts) - 1
+        seek_to = min(seek_to, pieces[0].pts if pieces[0].dts is None else pieces[0].dts) - step
+        step *= 1 if number < _TRIES else 2
     raise Refusal("bad_times", "no clean key frame before that time")
 
 

@@ -62,6 +62,8 @@ def refused() -> Iterator[None]:
         raise Refusal("unsupported_codec", f"no decoder for it ({error})") from error
     except av.error.FFmpegError as error:
         raise Refusal("corrupt_frame", f"damaged: {error}") from error
+    except OverflowError as error:
+        raise Refusal("bad_times", "a time beyond all counting") from error
 
 
 @dataclass(slots=True)

@@ -145,8 +145,7 @@ class VideoFiles:
             facts, kept = self._both(source, lambda stop: self._keep(source, path, size, stop), where)
             after = os.fstat(source)
             if (size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                message = "the video changed while it was read"
-                raise CorruptEpisode(message, where, "run the same command again", "changed_while_reading")
+                raise _changed(where)
             return TakenVideo(kept.data, kept.sha256, facts)
 
     def _both(
@@ -202,7 +201,7 @@ class VideoFiles:
         before (in open groups of pictures that may be further back) and may hold a few frames more after the last.
         The same input gives the same bytes. Reads only that part of the file, which is a local one.
         Raises DecodeError: ``bad_times`` where the nearest frame is more than half a period away, ``count_mismatch``
-        where there are too few frames; MissingFile.
+        where there are too few frames; MissingFile; CorruptEpisode (``changed_while_reading``).
         """
         return self.cuts([CutPart(path, start_s, num_frames, where)])[0]
 
@@ -212,11 +211,12 @@ class VideoFiles:
             return [self._glance_at(part) for part in parts]
         if len(parts) < 2:
             return [self._read_back(self._cut(part)) for part in parts]
-        if self._second is None:
-            self._second = VideoFiles(
-                self._limits, self._spool, _command=self._command, _least_seconds=self._least_seconds
-            )
-            self._second.start()
+        with self._lock:
+            if self._second is None:
+                self._second = VideoFiles(
+                    self._limits, self._spool, _command=self._command, _least_seconds=self._least_seconds
+                )
+                self._second.start()
         free: queue.SimpleQueue[VideoFiles] = queue.SimpleQueue()
         free.put(self)
         free.put(self._second)
@@ -236,12 +236,21 @@ class VideoFiles:
             finally:
                 free.put(tools)
 
+        copies: list[Future[_Copy]] = []
+        videos: list[Future[CutVideo]] = []
         with ThreadPoolExecutor(2) as pool:
-            copies = [pool.submit(cut, part) for part in parts]
-            # Behind all of the cutting, so that neither child is left without work for the length of a video. Not by
-            # ``map``, which after an error would leave copies unread, and so open.
-            found = [pool.submit(read_back, copy) for copy in copies]
-            return [one.result() for one in found]
+            try:
+                copies += [pool.submit(cut, part) for part in parts]
+                # Behind all of the cutting, so that neither child is left without work for the length of a video.
+                videos += [pool.submit(read_back, copy) for copy in copies]
+                return [video.result() for video in videos]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                for number, copy in enumerate(copies):
+                    is_read = number < len(videos) and not videos[number].cancelled()
+                    if not is_read and not copy.cancelled() and copy.exception() is None:
+                        os.close(copy.result().output)  # nobody reads it back
+                raise
 
     def _glance_at(self, part: CutPart) -> CutVideo:
         with _opened_part(part) as source:
@@ -251,7 +260,13 @@ class VideoFiles:
     def _cut(self, part: CutPart) -> _Copy:
         with _opened_part(part) as source:
             message = {"do": "cut", "start_s": float(part.start_s), "num_frames": int(part.num_frames)}
-            return self._written(message, [source], os.fstat(source).st_size, part.where)
+            before = os.fstat(source)
+            copy = self._written(message, [source], before.st_size, part.where)
+            after = os.fstat(source)
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                os.close(copy.output)
+                raise _changed(part.where)
+            return copy
 
     def pack(self, images: Iterable[bytes], where: str) -> CutVideo:
         """JPEG or PNG files, all of one kind and size, unchanged as the packets of one MOV video.
@@ -365,6 +380,11 @@ class VideoFiles:
         if num_bytes > self._limits.max_video_bytes:
             text = f"{num_bytes} bytes, allowed are {self._limits.max_video_bytes}"
             raise DecodeError(text, where, "raise limits.max_video_bytes", "too_large")
+
+
+def _changed(where: str) -> CorruptEpisode:
+    message = "the video changed while it was read"
+    return CorruptEpisode(message, where, "run the same command again", "changed_while_reading")
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ class Budget:
 class DecodingChild:
     """One running child. After any error raised here, other than one the child itself replied, it is ended.
 
-    It starts in the background; the first request waits for it, and raises UnitLost where it does not start.
+    It starts in the background; the first request waits for it. Both raise UnitLost where it does not start.
     """
 
     def __init__(self, memory_mb: int, command: Sequence[str] | None) -> None:
@@ -54,29 +54,8 @@ class DecodingChild:
         self.open_sessions = 0
         self.is_spent = False
         """Whether it has met its memory limit: what it holds on to is then anyone's guess."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        lifeline_end, lifeline = os.pipe()
-        said = video_wire.memory_file()
-        root = str(Path(__file__).resolve().parent.parent)
-        paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-        arguments = [str(theirs.fileno()), str(lifeline_end), str(memory_mb)]
-        program = command or [sys.executable, "-P", "-m", "pipelines.video_child"]
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
-                [*program, *arguments],
-                pass_fds=[theirs.fileno(), lifeline_end],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=said,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "OMP_NUM_THREADS": "1"},
-                process_group=0,  # Ctrl-C goes to the whole group: the owner decides, not the terminal
-            )
-        finally:
-            theirs.close()
-            os.close(lifeline_end)
-        self._link = ours
-        self._end = weakref.finalize(self, _end, self._process, ours, lifeline, said)
-        self._said = said
+        self._process, self._link, lifeline, self._said = _started(memory_mb, command)
+        self._end = weakref.finalize(self, _end, self._process, self._link, lifeline, self._said)
         self._is_ready = False
 
     def _await_ready(self) -> None:
@@ -190,6 +169,36 @@ def count_in(reply: dict[str, Any], name: str) -> int:
     if not isinstance(value, int) or value < 0:
         raise video_wire.Nonsense
     return value
+
+
+def _started(memory_mb: int, command: Sequence[str] | None) -> tuple[subprocess.Popen[bytes], socket.socket, int, int]:
+    """The process, the link to it, the lifeline whose end is its end, and the file of its last words. Raises UnitLost."""
+    root = str(Path(__file__).resolve().parent.parent)
+    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    program = command or [sys.executable, "-P", "-m", "pipelines.video_child"]
+    with contextlib.ExitStack() as given, contextlib.ExitStack() as kept:
+        try:
+            link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            kept.callback(link.close)
+            given.callback(theirs.close)
+            lifeline_end, lifeline = os.pipe()
+            kept.callback(os.close, lifeline)
+            given.callback(os.close, lifeline_end)
+            said = video_wire.memory_file()
+            kept.callback(os.close, said)
+            process = subprocess.Popen(  # noqa: S603 - our own module
+                [*program, str(theirs.fileno()), str(lifeline_end), str(memory_mb)],
+                pass_fds=[theirs.fileno(), lifeline_end],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "OMP_NUM_THREADS": "1"},
+                process_group=0,  # Ctrl-C goes to the whole group: the owner decides, not the terminal
+            )
+        except OSError as error:
+            raise UnitLost("the decoding child did not start", hint=str(error)) from error
+        kept.pop_all()
+    return process, link, lifeline, said
 
 
 def _end(process: subprocess.Popen[bytes], link: socket.socket, lifeline: int, said: int) -> None:

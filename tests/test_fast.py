@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -392,3 +393,27 @@ def test_a_damaged_vocabulary_is_refused_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(LayoutError) as caught:
         fast.load_published(folder)
     assert caught.value.where == str(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "change"),
+    [
+        ("pre_tokenizer", "use_regex", lambda _: 1),
+        ("model", "merges", lambda merges: [*merges, merges[0]]),
+        ("model", "merges", lambda merges: dict.fromkeys(" ".join(pair) for pair in merges)),
+        ("model", "merges", lambda merges: merges * (byte_pairs.MAX_MERGES // len(merges) + 1)),
+    ],
+)
+def test_a_vocabulary_that_contradicts_itself_is_refused(
+    part: str, key: str, change: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    folder = published_folder(tmp_path / "published")
+    path = folder / "tokenizer.json"
+    plain = json.loads(path.read_text())
+    assert plain["model"]["merges"]
+    plain[part][key] = change(plain[part][key])
+    path.write_text(json.dumps(plain))
+    with pytest.raises(LayoutError) as caught:
+        fast.load_published(folder)
+    assert caught.value.where == str(path)
+    assert caught.value.hint

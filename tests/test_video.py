@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -10,11 +11,13 @@ from typing import Any
 
 import av
 import numpy as np
+import psutil
 import pytest
 
+from pipelines import video_cut
 from pipelines.video import VideoTools
 from pipelines.video_files import CutPart
-from schemas.errors import DecodeError, MissingFile
+from schemas.errors import CorruptEpisode, DecodeError, MissingFile
 from schemas.recipes import Limits, ViewsRecipe
 from tests import clips
 
@@ -125,6 +128,62 @@ def test_a_copy_that_does_not_read_back_is_refused(tmp_path: Path, change: dict[
             with pytest.raises(DecodeError, match="read back") as caught:
                 tools.cuts(parts)
             assert caught.value.reason == "count_mismatch"
+
+
+def test_cuts_that_fail_leave_no_descriptors(tools: VideoTools, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.mp4", tmp_path / "bad.mp4"
+    good.write_bytes(clips.encode("h264", clips.pictures(NUM_FRAMES)))
+    bad.write_bytes(good.read_bytes()[:2000])
+    parts = [CutPart(str(good), 0.0, 20, f"camera {number}") for number in range(8)]
+    tools.cuts(parts)
+    before = psutil.Process().num_fds()
+    for number in (0, 0, 0, 5):
+        with pytest.raises(DecodeError, match=f"camera {number}"):
+            tools.cuts([replace(part, path=str(bad)) if part is parts[number] else part for part in parts])
+    assert psutil.Process().num_fds() == before
+
+
+def test_a_file_that_changes_while_it_is_cut_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "shared.mp4"
+    path.write_bytes(clips.encode("h264", clips.pictures(NUM_FRAMES)))
+
+    class Disturbed(VideoTools):
+        def _written(self, *arguments: Any) -> Any:
+            copy = super()._written(*arguments)
+            os.utime(path, ns=(0, 0))
+            return copy
+
+    with Disturbed(Limits()) as tools:
+        before = psutil.Process().num_fds()
+        tools.start()
+        with pytest.raises(CorruptEpisode) as caught:
+            tools.cut(str(path), 0.0, 20, "clip")
+        assert (caught.value.reason, caught.value.where) == ("changed_while_reading", "clip")
+        tools.close()
+        assert psutil.Process().num_fds() == before
+
+
+@pytest.mark.parametrize("start_s", [1e300, -1e300, 1e18, -1e18])
+def test_a_start_beyond_all_times_is_refused(tools: VideoTools, tmp_path: Path, start_s: float) -> None:
+    path = tmp_path / "shared.mp4"
+    path.write_bytes(clips.encode("h264", clips.pictures(4)))
+    with pytest.raises(DecodeError) as caught:
+        tools.cut(str(path), start_s, 1, "clip")
+    assert caught.value.reason == "bad_times"
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_a_clean_key_frame_far_back_is_found(tmp_path: Path, container: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "shared"
+    path.write_bytes(clips.encode("h264_open", clips.pictures(NUM_FRAMES), container))
+    limits = {name: getattr(Limits(), name) for name in ("max_pixels", "max_frames", "max_video_bytes")}
+    found = []
+    for tries in (1000, 0):
+        monkeypatch.setattr(video_cut, "_TRIES", tries)
+        with path.open("rb") as source, (tmp_path / f"cut{tries}.mp4").open("wb+") as output:
+            found.append(video_cut.cut(source.fileno(), output.fileno(), 45 / clips.RATE, 3, limits).first_frame)
+    assert found == [45, 45]  # no other key frame is clean
+    assert (tmp_path / "cut1000.mp4").read_bytes() == (tmp_path / "cut0.mp4").read_bytes()
 
 
 def test_a_cut_in_a_gap_is_an_error(tools: VideoTools, tmp_path: Path) -> None:

@@ -90,6 +90,15 @@ def test_a_decode_beside_the_one_that_crashed_says_so(tools: VideoTools, long_vi
         assert caught.value.where == where
 
 
+def test_a_command_that_cannot_run_is_told_and_leaves_nothing() -> None:
+    before = psutil.Process().num_fds()
+    with VideoTools(Limits(), _command=["/no/such/command"]) as tools:
+        for use in (tools.start, lambda: tools.inspect(b"", "nothing")):
+            with pytest.raises(UnitLost, match="No such file"):
+                use()
+    assert psutil.Process().num_fds() == before
+
+
 def test_ctrl_c_does_not_reach_the_child(tools: VideoTools, long_view: EncodedView) -> None:
     child = child_of(tools)
     os.kill(child.pid, signal.SIGINT)

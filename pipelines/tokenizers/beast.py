@@ -247,7 +247,7 @@ def load(text: str) -> Beast:
         degree, num_bins, flags = plain["degree"], plain["num_bins"], plain["stepped"]
         arrays = [np.array(plain[key], dtype=np.float64) for key in ("design", "solver", "low", "high")]
         stepped = np.array(flags, dtype=bool)
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise LayoutError(f"not a beast tokenizer: {error!r}", hint="pass what to_json wrote") from error
     if name != Beast.name or version != VERSION:
         raise LayoutError(

@@ -165,7 +165,7 @@ def load(text: str) -> Bins:
         name, version, kind, known = plain["name"], plain["version"], plain["kind"], plain["fingerprint"]
         edges = np.array(plain["edges"], dtype=np.float64)
         centers = np.array(plain["centers"], dtype=np.float64)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise LayoutError(f"not a bins tokenizer: {error!r}", hint="pass what to_json wrote") from error
     if name != Bins.name or version != VERSION or kind not in KINDS:
         raise LayoutError(
@@ -174,7 +174,8 @@ def load(text: str) -> Bins:
         )
     fits = edges.ndim == centers.ndim == 2 and edges.shape == (centers.shape[0], centers.shape[1] + 1)
     if not fits or centers.shape[1] < 2 or not np.isfinite(edges).all() or not np.isfinite(centers).all():
-        raise LayoutError(f"edges {edges.shape} and centers {centers.shape} are not bins")
+        shapes = f"edges {edges.shape} and centers {centers.shape}"
+        raise LayoutError(f"{shapes} are not bins", hint="pass what to_json wrote")
     bins = Bins(kind, edges, centers)
     if bins.fingerprint != known:
         raise FingerprintMismatch("the bins are not those the fingerprint was taken of", hint="fit the tokenizer anew")

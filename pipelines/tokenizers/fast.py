@@ -223,7 +223,7 @@ def load(text: str) -> Fast:
     """The tokenizer that ``to_json`` wrote. Raises LayoutError on other text, FingerprintMismatch on changed content."""
     try:
         plain: dict[str, Any] = json.loads(text)
-        name, version, known = plain["name"], plain["version"], plain["fingerprint"]
+        name, version, known, vocabulary = (plain[key] for key in ("name", "version", "fingerprint", "vocabulary"))
         scale, min_token, width = _checked_numbers("", plain["scale"], plain["min_token"], plain["width"])
         center = np.array(plain["center"], dtype=np.float64)
         spread = np.array(plain["spread"], dtype=np.float64)
@@ -236,8 +236,11 @@ def load(text: str) -> Fast:
         )
     finite = np.isfinite(center).all() and np.isfinite(spread).all() and (spread > 0).all()
     if center.shape != (width or 1,) or spread.shape != center.shape or not finite:
-        raise LayoutError(f"center {center.shape} and spread {spread.shape} are not the ranges of {width} channels")
-    fast = Fast(byte_pairs.read(plain["vocabulary"], ""), scale, min_token, center, spread, width)
+        raise LayoutError(
+            f"center {center.shape} and spread {spread.shape} are not the ranges of {width} channels",
+            hint="pass what to_json wrote",
+        )
+    fast = Fast(byte_pairs.read(vocabulary, ""), scale, min_token, center, spread, width)
     if fast.fingerprint != known:
         raise FingerprintMismatch("the content is not what the fingerprint was taken of", hint="fit the tokenizer anew")
     return fast

@@ -85,7 +85,7 @@ def load(text: str) -> Identity:
     try:
         plain: dict[str, Any] = json.loads(text)
         name, version, width, known = plain["name"], plain["version"], plain["width"], plain["fingerprint"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise LayoutError(f"not an identity tokenizer: {error!r}", hint="pass what to_json wrote") from error
     if name != Identity.name or version != VERSION or type(width) is not int or not 0 < width <= MAX_WIDTH:
         raise LayoutError(

@@ -271,7 +271,7 @@ def load(text: str) -> ResidualVQ:
         codebook_size, horizon = plain["codebook_size"], plain["horizon"]
         books = [np.array(codes, dtype=np.float64) for codes in plain["books"]]
         channels = [np.array(plain[key], dtype=np.float64) for key in ("center", "scale", "low", "high")]
-    except (ValueError, TypeError, KeyError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise LayoutError(f"not an rvq tokenizer: {error!r}", hint="pass what to_json wrote") from error
     if name != ResidualVQ.name or version != VERSION:
         raise LayoutError(

@@ -211,6 +211,23 @@ def test_changed_bins_do_not_pass_for_the_fitted_ones() -> None:
         bins.load(json.dumps(plain))
 
 
+@pytest.mark.parametrize("value", ["[" * 5000 + "]" * 5000, "9" * 400, "NaN", '{"a": 1}', '"\\ud800"', "[[1], [1, 2]]"])
+@pytest.mark.parametrize("name", registry.names("tokenizers"))
+def test_no_text_at_all_upsets_loading(name: str, value: str) -> None:
+    load = registry.load("tokenizers", name).load
+    saved = fitted(name, {}, chunks()).to_json()
+    changed = [f'{saved[:-1]}, "{key}": {value}}}' for key in json.loads(saved)]  # of two equal keys the last counts
+    for text in (value, *changed):
+        with pytest.raises((LayoutError, FingerprintMismatch)) as caught:
+            load(text)
+        assert caught.value.hint
+    for key in json.loads(saved):
+        plain = json.loads(saved)
+        del plain[key]
+        with pytest.raises(LayoutError):
+            load(json.dumps(plain))
+
+
 @pytest.mark.parametrize("options", [{"num_bins": 1}, {"num_bins": 2**20}, {"num_bins": True}, {"kind": "log"}])
 def test_impossible_bins_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(RecipeError):
