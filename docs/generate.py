@@ -19,6 +19,7 @@ from validation import reading  # noqa: E402
 VERBS = (
     *("sample", "ingest", "encode", "build", "verify", "report", "status", "show"),
     *("cards list", "cards show", "cards check", "cards new"),
+    "tokens bench",
 )
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import errno
 import importlib
 import json
 import logging
@@ -11,11 +10,10 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from jobs import options
+from jobs import arguments, options
 from jobs.options import Answer, read_recipe, read_views
 from jobs.run import Interrupted
 from pipelines import registry
@@ -58,57 +56,6 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=28, width=100)
 
 
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return value
-
-
-def _index(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is negative")
-    return value
-
-
-def _place(text: str) -> str:
-    """A path as typed; what no file system takes, and what would silently mean another place, is refused."""
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty")  # an unset variable must not mean the working folder
-    if "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a path")
-    if "://" in text:
-        raise argparse.ArgumentTypeError("this is a URL; name a local or mounted folder")
-    try:
-        Path(text).stat()
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise argparse.ArgumentTypeError(f"{text[:80]!r}: {error.strerror}") from error
-    return text
-
-
-def _location(text: str) -> str:
-    """Where recordings lie: a path as typed, or a URL."""
-    return text if "://" in text else _place(text)
-
-
-def _new_place(text: str) -> str:
-    """A path that something can be written to: what lies above it is a folder, as far as it is there."""
-    above = Path(_place(text)).absolute().parent
-    while not above.exists() and not above.is_symlink():
-        above = above.parent
-    if not above.is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be made: {str(above)!r} is not a folder")
-    return text
-
-
-def _new_file(text: str) -> str:
-    if Path(_new_place(text)).is_dir():
-        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
-    return text
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The whole command line, for parsing and for the docs."""
     parser = _Parser(
@@ -121,23 +68,29 @@ def make_parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
 
     sample = _verb(verbs, "sample", "write simulated recordings to try things on", _sample)
-    sample.add_argument("out", type=_new_place, metavar="OUT", help="folder to write; sets go to OUT/LAYOUT/ROBOT")
+    sample.add_argument(
+        "out", type=arguments.new_place, metavar="OUT", help="folder to write; sets go to OUT/LAYOUT/ROBOT"
+    )
     layouts = ", ".join(registry.names("layouts"))
     sample.add_argument("--layout", default="rlds", help=f"how to store them: {layouts} (default: rlds)")
-    sample.add_argument("--episodes", type=_count, default=3, metavar="N", help="how many of each robot (default: 3)")
+    sample.add_argument(
+        "--episodes", type=arguments.count, default=3, metavar="N", help="how many of each robot (default: 3)"
+    )
     sample.add_argument("--seed", type=int, default=0, metavar="N", help="same seed, same recordings (default: 0)")
     _dry_run(sample)
 
     ingest = _verb(verbs, "ingest", "read recordings into the lake, judge them, account for every one", _ingest)
-    ingest.add_argument("locations", type=_location, nargs="+", metavar="LOCATION", help="folder or URL of recordings")
-    _lake(ingest, _new_place)
     ingest.add_argument(
-        "--card", type=_place, help="data set card by name or TOML file (default: recognized from the data)"
+        "locations", type=arguments.location, nargs="+", metavar="LOCATION", help="folder or URL of recordings"
+    )
+    _lake(ingest, arguments.new_place)
+    ingest.add_argument(
+        "--card", type=arguments.place, help="data set card by name or TOML file (default: recognized from the data)"
     )
     _recipe(ingest)
     ingest.add_argument(
         "--annotations",
-        type=_location,
+        type=arguments.location,
         nargs="+",
         action="extend",
         metavar="PATH",
@@ -151,8 +104,8 @@ def make_parser() -> argparse.ArgumentParser:
     _lake(encode)
     encoders = ", ".join(registry.names("encoders"))
     encode.add_argument("--encoder", metavar="NAME", help=f"{encoders} (default: the recipe's, wavelet)")
-    encode.add_argument("--weights", type=_place, metavar="PATH", help="folder with the encoder's weights")
-    encode.add_argument("--views", type=_place, metavar="RECIPE", help="TOML file with the keys of [views]")
+    encode.add_argument("--weights", type=arguments.place, metavar="PATH", help="folder with the encoder's weights")
+    encode.add_argument("--views", type=arguments.place, metavar="RECIPE", help="TOML file with the keys of [views]")
     encode.add_argument("--where", default="", metavar="EXPR", help="only episodes for which this SQL filter holds")
     _recipe(encode)
     _dry_run(encode)
@@ -160,7 +113,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     build = _verb(verbs, "build", "write a release that trainers read with their own loaders", _build)
     _lake(build)
-    build.add_argument("--out", required=True, type=_new_place, metavar="RELEASE", help="folder of the release")
+    build.add_argument(
+        "--out", required=True, type=arguments.new_place, metavar="RELEASE", help="folder of the release"
+    )
     formats = ", ".join(registry.names("formats"))
     build.add_argument("--format", nargs="+", action="extend", metavar="NAME", help=f"one or more of: {formats}")
     build.add_argument("--where", metavar="EXPR", help="only episodes for which this SQL filter holds")
@@ -175,7 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     report = _verb(verbs, "report", "write one HTML page: what is in the data and what is wrong with it", _report)
     _target(report)
-    report.add_argument("--out", required=True, type=_new_file, metavar="FILE.html", help="file to write")
+    report.add_argument("--out", required=True, type=arguments.new_file, metavar="FILE.html", help="file to write")
     _dry_run(report)
 
     status = _verb(verbs, "status", "say what the lake holds", _status)
@@ -185,8 +140,9 @@ def make_parser() -> argparse.ArgumentParser:
     _target(show)
     which = show.add_mutually_exclusive_group()
     which.add_argument("--episode", metavar="ID", help="one episode, by its id or the beginning of it")
-    which.add_argument("--sample", type=_index, metavar="K", help="the K-th sample of a release")
+    which.add_argument("--sample", type=arguments.index, metavar="K", help="the K-th sample of a release")
     _cards(verbs)
+    _tokens(verbs)
     return parser
 
 
@@ -200,18 +156,50 @@ def _cards(verbs: Any) -> None:
     actions = cards.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
     _verb(actions, "list", "say which cards are shipped, and what they do not know", _list_cards)
     show = _verb(actions, "show", "print a data set card and the card of its robot", _show_card)
-    show.add_argument("card", type=_place, metavar="CARD", help="data set card by name, or TOML file")
+    show.add_argument("card", type=arguments.place, metavar="CARD", help="data set card by name, or TOML file")
     check = _verb(actions, "check", "hold a card against recordings and say what disagrees", _check_card)
-    check.add_argument("card", type=_place, metavar="CARD", help="data set card by name, or TOML file")
+    check.add_argument("card", type=arguments.place, metavar="CARD", help="data set card by name, or TOML file")
     new = _verb(actions, "new", "draft the cards of recordings that no card knows", _new_card)
     for parser in (check, new):
-        parser.add_argument("location", type=_location, metavar="LOCATION", help="folder or URL of recordings")
+        parser.add_argument("location", type=arguments.location, metavar="LOCATION", help="folder or URL of recordings")
         parser.add_argument(
-            "--episodes", type=_count, default=10, metavar="N", help="how many to look at (default: 10)"
+            "--episodes", type=arguments.count, default=10, metavar="N", help="how many to look at (default: 10)"
         )
     new.add_argument("--name", help="name of the card (default: the data set's)")
-    new.add_argument("--out", type=_new_place, metavar="FOLDER", help="where to write both cards (default: print them)")
+    new.add_argument(
+        "--out", type=arguments.new_place, metavar="FOLDER", help="where to write both cards (default: print them)"
+    )
     _dry_run(new)
+
+
+def _tokens(verbs: Any) -> None:
+    tokens = verbs.add_parser(
+        "tokens",
+        help="measure action tokenizers",
+        description="Measure action tokenizers.",
+        formatter_class=_Help,
+    )
+    actions = tokens.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=_Parser)
+    bench = _verb(actions, "bench", "measure every tokenizer on the actions of every robot of a lake", _bench_tokens)
+    _lake(bench)
+    known = ", ".join(registry.names("tokenizers"))
+    bench.add_argument("--tokenizer", nargs="+", action="extend", metavar="NAME", help=f"of {known} (default: all)")
+    bench.add_argument(
+        "--published",
+        type=arguments.place,
+        action="append",
+        metavar="FOLDER",
+        help="a published FAST vocabulary, measured too",
+    )
+    bench.add_argument(
+        "--holdout",
+        type=float,
+        default=0.2,
+        metavar="PART",
+        help="part of the episodes to measure on and not to fit to (default: 0.2)",
+    )
+    bench.add_argument("--where", metavar="EXPR", help="only episodes for which this SQL filter holds")
+    _recipe(bench)
 
 
 def _verb(verbs: Any, name: str, meaning: str, call: Callable[[argparse.Namespace], Answer]) -> argparse.ArgumentParser:
@@ -223,17 +211,17 @@ def _verb(verbs: Any, name: str, meaning: str, call: Callable[[argparse.Namespac
     return parser
 
 
-def _lake(parser: argparse.ArgumentParser, kind: Callable[[str], str] = _place) -> None:
+def _lake(parser: argparse.ArgumentParser, kind: Callable[[str], str] = arguments.place) -> None:
     parser.add_argument("--lake", required=True, type=kind, metavar="LAKE", help="folder of the lake")
 
 
 def _target(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("target", type=_place, metavar="LAKE|RELEASE", help="folder of a lake or of a release")
+    parser.add_argument("target", type=arguments.place, metavar="LAKE|RELEASE", help="folder of a lake or of a release")
 
 
 def _recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--recipe", type=_place, metavar="FILE", help="TOML file of choices; docs/recipes.md lists them"
+        "--recipe", type=arguments.place, metavar="FILE", help="TOML file of choices; docs/recipes.md lists them"
     )
     parser.add_argument(
         "--set",
@@ -316,6 +304,14 @@ def _check_card(args: argparse.Namespace) -> Answer:
 def _new_card(args: argparse.Namespace) -> Answer:
     given = options.CardsOptions("new", "", args.location, args.episodes, args.name, args.out, args.dry_run)
     return _run("cards", given)
+
+
+def _bench_tokens(args: argparse.Namespace) -> Answer:
+    recipe = read_recipe(BuildRecipe, args.recipe, args.set, {"where": args.where})
+    given = options.TokensOptions(
+        args.lake, recipe, tuple(args.tokenizer or ()), tuple(args.published or ()), args.holdout
+    )
+    return _run("tokens", given)
 
 
 def exit_code_of(error: WamloomError) -> int:

@@ -117,6 +117,20 @@ class CardsOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class TokensOptions:
+    """Of ``wamloom tokens bench``."""
+
+    lake: str
+    recipe: BuildRecipe
+    tokenizers: tuple[str, ...] = ()
+    """Names; none: every one there is."""
+    published: tuple[str, ...] = ()
+    """Folders of published FAST vocabularies, to measure too."""
+    holdout: float = 0.2
+    """Part of the episodes that is measured on and not fitted to."""
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What a verb gives back: ``values`` for ``--json``, ``lines`` for a person (else made from the values)."""
 

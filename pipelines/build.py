@@ -5,7 +5,7 @@ once and writes the final files of its unit in every format; ``publish_build`` w
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,21 +18,18 @@ from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan, describe
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, check_rate, instruction_runs, numbers_of
 from pipelines.release import Staging
-from pipelines.rows import META_COLUMNS, StoredEpisode, stored_episode
+from pipelines.rows import StoredEpisode
+from pipelines.selection import chunks_of, kept_ids, stored_episodes
 from pipelines.stats import Sketch, empty_sketch, merge, normalize, sketch
 from pipelines.storage import file_record, files_under
 from pipelines.tokenizers import Tokenizer
-from pipelines.versions import superseded
 from pipelines.views import target_size
-from pipelines.windows import Windows, plan_windows, some_chunks
+from pipelines.windows import Windows, plan_windows
 from schemas.errors import LakeError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
 from schemas.time import rate_text
 from schemas.work import FileRecord, Outcome, WorkUnit
-
-_MAX_FIT_NUMBERS = 1 << 25
-"""Of the actions that a tokenizer is fitted to, to bound memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,21 +90,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     """
     if not recipe.formats:
         raise RecipeError("no format is named", hint=f"known: {', '.join(registry.names('formats'))}")
-    # not joined into one condition: a filter with a bracket of its own would reach episodes that were not kept
-    rows = lake.rows("episodes", ["outcome", "row_sha256"], recipe.where)
-    old = superseded(lake)
-    ids = [
-        (row["episode_id"], row["row_sha256"])
-        for row in rows
-        if row["outcome"] == "kept" and row["episode_id"] not in old
-    ]
-    if not ids:
-        raise LakeError(
-            "no kept episode matches",
-            str(lake.root),
-            "see `wamloom status --lake LAKE`, and the recipe's `where`",
-            "empty",
-        )
+    ids = kept_ids(lake, recipe.where)
     latents, latent_hashes = _choose_latents(lake, recipe, {episode_id for episode_id, _ in ids})
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))
     members: dict[tuple[Any, ...], list[_Member]] = {}
@@ -118,7 +101,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     inputs = {episode_id: [row_hash] for episode_id, row_hash in ids}
     bare: list[tuple[str, str]] = []
     all_windowed = all(cast(Format, registry.load("formats", name).FORMAT).windowed for name in recipe.formats)
-    for episode in _stored(lake, ordered):
+    for episode in stored_episodes(lake, ordered):
         slots: tuple[str, ...] = recipe.views.slots or tuple(sorted(episode.views))
         absent = [slot for slot in slots if slot not in episode.views]
         if absent:
@@ -193,15 +176,6 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     )
 
 
-def _stored(lake: Lake, episode_ids: Sequence[str], batch: int = 64) -> Iterator[StoredEpisode]:
-    for start in range(0, len(episode_ids), batch):
-        part = episode_ids[start : start + batch]
-        wanted = ", ".join(quoted(episode_id) for episode_id in part)
-        found = {row["episode_id"]: row for row in lake.rows("episodes", META_COLUMNS, f"episode_id in ({wanted})")}
-        for episode_id in part:
-            yield stored_episode(found[episode_id])
-
-
 def _instruction(episode: StoredEpisode) -> str:
     """The first instruction with text; the empty one where the episode has none."""
     return next((one.text for one in episode.instructions if one.text.strip()), "")
@@ -256,9 +230,7 @@ def _plan_group(
     action, proprio = (part.stats() for part in sketches)
     tokenizer_json = None
     if recipe.tokenizer is not None and any(member.num_samples for member in members):
-        count = max(1, _MAX_FIT_NUMBERS // (recipe.horizon * len(action.mean)))
-        recorded = [(member.windows, member.action, member.valid) for member in members]
-        chunks, mask = some_chunks(recorded, recipe.horizon, count)
+        chunks, mask = chunks_of(members, recipe.horizon)
         fitted: Tokenizer = registry.load("tokenizers", recipe.tokenizer.name).fit(
             normalize(chunks, action, recipe.normalize), mask, **recipe.tokenizer.options
         )

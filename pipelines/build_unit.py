@@ -184,12 +184,15 @@ def _stats(group: GroupPlan, name: str) -> Stats:
 
 
 def _tokens(group: GroupPlan, recipe: BuildRecipe, action: np.ndarray, windows: Windows) -> list[np.ndarray] | None:
-    """Tokens of each sample's chunk; one that reaches past the end or a gap repeats the last action, as the samples do."""
+    """Tokens of each sample's chunk, with the offset of the recipe.
+
+    A chunk that reaches past the end or a gap repeats the last action, as the samples do.
+    """
     if recipe.tokenizer is None or group.tokenizer_json is None:
         return None
     tokenizer: Tokenizer = registry.load("tokenizers", recipe.tokenizer.name).load(group.tokenizer_json)
     rows, _ = chunk_rows(windows, np.arange(len(windows.starts)), recipe.horizon)
-    return tokenizer.encode(action[rows])
+    return [tokens + recipe.tokenizer.offset for tokens in tokenizer.encode(action[rows])]
 
 
 def _lineage_table(group: str, built: BuiltEpisode, numbers: EpisodeNumbers) -> pa.Table:

@@ -207,22 +207,3 @@ def chunk_rows(windows: Windows, samples: np.ndarray, horizon: int) -> tuple[np.
     steps = starts[:, None] + np.arange(horizon)
     stops = windows.chunk_stops[starts][:, None]
     return np.minimum(steps, stops - 1), steps < stops
-
-
-def some_chunks(
-    recorded: Sequence[tuple[Windows, np.ndarray, np.ndarray]], horizon: int, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Up to ``count`` chunks [N, horizon, A] of the samples of recordings, evenly chosen, and which steps count [N, horizon].
-
-    Each recording is its windows, values [T, A] and valid steps [T]; there is at least one sample.
-    """
-    ends = np.cumsum([len(windows.starts) for windows, _, _ in recorded])
-    total = int(ends[-1])
-    chosen = np.arange(min(count, total)) * total // min(count, total)
-    chunks, masks = [], []
-    for (windows, values, valid), end in zip(recorded, ends, strict=True):
-        begin = end - len(windows.starts)
-        rows, inside = chunk_rows(windows, chosen[(chosen >= begin) & (chosen < end)] - begin, horizon)
-        chunks.append(values[rows])
-        masks.append(inside & valid[rows])
-    return np.concatenate(chunks), np.concatenate(masks)

@@ -148,6 +148,8 @@ class TokenizerRecipe(_Frozen):
 
     name: str = "bins"
     options: dict[str, int | float | str | bool] = {}
+    offset: int = Field(default=0, ge=0, le=2**31)
+    """Added to every token id of a release, to place them in the vocabulary of a model; the manifest tells it."""
 
 
 class VideoRecipe(_Frozen):

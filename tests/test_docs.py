@@ -46,7 +46,7 @@ def test_commands_run_in_order(
 
 def test_readme_has_an_example_of_every_verb() -> None:
     shown = {command[1] for command in _commands(ROOT / "README.md")}
-    assert shown == {"sample", "ingest", "cards", "encode", "build", "verify", "report", "status", "show"}
+    assert shown == {"sample", "ingest", "cards", "encode", "tokens", "build", "verify", "report", "status", "show"}
 
 
 def _keys(model: Any, prefix: str = "") -> set[str]:

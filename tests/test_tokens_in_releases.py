@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from pipelines import registry
+from pipelines.build import _Member
+from pipelines.selection import chunks_of
 from pipelines.tokenizers import fast
-from pipelines.windows import Windows, some_chunks
+from pipelines.windows import Windows
 from schemas.recipes import BuildRecipe, TokenizerRecipe
 from tests.chain import read_json, run_build, run_ingest, tables, vectors, write_short
 
@@ -74,13 +76,28 @@ def test_a_build_fits_a_tokenizer_to_the_chunks_of_its_samples(
     assert (np.square(error).mean(axis=(0, 1)) <= 0.2 * chunks.var(axis=(0, 1)) + 1e-12).all()
 
 
+def test_an_offset_moves_every_token_and_the_manifest_tells_it(lake: Path, tmp_path: Path) -> None:
+    plain = recipe("bins")
+    moved = plain.model_copy(update={"tokenizer": TokenizerRecipe(name="bins", offset=32_000)})
+    run_build(lake, tmp_path / "plain", plain)
+    run_build(lake, tmp_path / "moved", moved)
+    before, after = (tables(tmp_path / name / "parquet")["tokens"].to_pylist() for name in ("plain", "moved"))
+    assert [row and [token + 32_000 for token in row] for row in before] == after
+    groups = [read_json(tmp_path / name / "manifest.json")["groups"][0] for name in ("plain", "moved")]
+    assert [group["token_offset"] for group in groups] == [0, 32_000]
+    assert groups[0]["tokenizer"] == groups[1]["tokenizer"]
+    chunks = vectors(tables(tmp_path / "moved" / "parquet")["action_chunk"])
+    index = next(index for index, row in enumerate(after) if row is not None)
+    tokenizer = registry.load("tokenizers", "bins").load(json.dumps(groups[1]["tokenizer"]))
+    decoded = tokenizer.decode([np.array(after[index]) - groups[1]["token_offset"]], *chunks.shape[1:])
+    assert (np.abs(decoded[0] - chunks[index]) <= tokenizer.error_bound + 1e-6).all()
+
+
 def test_masked_steps_and_gaps_are_in_no_chunk_that_is_fitted() -> None:
     action = np.arange(24, dtype=np.float32).reshape(12, 2)
     windows = Windows(np.array([0, 4, 8]), np.array([6] * 6 + [12] * 6), np.ones(12, bool), ())
     valid = np.ones(12, bool)
     valid[[1, 10]] = False
-    chunks, mask = some_chunks([(windows, action, valid)] * 2, 4, 100)
+    chunks, mask = chunks_of([_Member("a", 12, windows, "", (), action, valid)] * 2, 4)
     assert mask.tolist() == [[True, False, True, True], [True, True, False, False], [True, True, False, True]] * 2
     assert chunks[:3, :, 0].tolist() == [[0, 2, 4, 6], [8, 10, 10, 10], [16, 18, 20, 22]]
-    few, _ = some_chunks([(windows, action, valid)] * 2, 4, 3)
-    assert few[:, 0, 0].tolist() == [0, 16, 8], "every second one"

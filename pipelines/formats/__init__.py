@@ -115,7 +115,11 @@ class BuiltEpisode:
 
 
 def describe_group(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
-    """What the vectors and views of a group mean, as JSON: the same words in the manifest and in every format's index."""
+    """What the vectors and views of a group mean, as JSON: the same words in the manifest and in every format's index.
+
+    ``token_offset`` is to be taken off token ids before ``tokenizer`` decodes them; both are None where there are none.
+    """
+    chosen = None if group.tokenizer_json is None else recipe.tokenizer
     return {
         "robot": group.robot,
         "rate": group.rate,
@@ -127,6 +131,7 @@ def describe_group(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
         "normalize": recipe.normalize,
         "stats": {name: {key: list(values) for key, values in part.items()} for name, part in group.stats.items()},
         "tokenizer": None if group.tokenizer_json is None else json.loads(group.tokenizer_json),
+        "token_offset": None if chosen is None else chosen.offset,
     }
 
 

@@ -1,0 +1,97 @@
+"""``wamloom tokens``: which tokenizer suits the robots of a lake."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobs.options import Answer, TokensOptions
+from pipelines.lake import Lake
+from pipelines.token_bench import bench, candidates
+
+_NOTES = (
+    "errors: mean / p99 / max over the steps that count; tokens of a chunk: mean / p50 / p99 / max",
+    "bits: how many times fewer bits than 256 naive bins take; fewer: how many times fewer tokens",
+    "clipped: numbers that the tokenizer cannot represent, and turns into the nearest that it can",
+    "invalid: encoded chunks that do not decode; random: share of random sequences of their lengths that do not",
+    "tokens per second are rough: one process, on this machine, as busy as it is now",
+)
+
+
+def run(options: TokensOptions) -> Answer:
+    """Measures every tokenizer on every group of episodes."""
+    recipe = options.recipe
+    if "normalize" not in recipe.model_fields_set:
+        recipe = recipe.model_copy(update={"normalize": "quantile"})
+    wanted = candidates(options.tokenizers, recipe, options.published)
+    found = bench(Lake.open(options.lake), recipe, wanted, options.holdout, time.perf_counter)
+    values = {
+        "lake": options.lake,
+        "horizon": recipe.horizon,
+        "normalize": recipe.normalize,
+        "holdout": options.holdout,
+        **found,
+    }
+    lines: list[str] = []
+    for group in found["groups"]:
+        lines += [_heading(group, recipe.horizon, recipe.normalize), *_table(group["rows"]), ""]
+    lines += _NOTES
+    lines += [f"left out: {count} episodes: {reason}" for reason, count in found["skipped"].items()]
+    return Answer(values, lines)
+
+
+def _heading(group: Mapping[str, Any], horizon: int, normalize: str) -> str:
+    others = (
+        f"{group['measured_episodes']} that were held out"
+        if group["held_out"]
+        else f"{group['measured_episodes']} that were fitted to (none held out)"
+    )
+    return (
+        f"{group['dataset']}: {group['robot']} at {group['rate']} Hz, {len(group['action'])} channels, horizon {horizon}, "
+        f"normalize {normalize}\n"
+        f"  fitted to {group['fitted_episodes']} episodes ({group['fitted_chunks']} chunks), "
+        f"measured on {others} ({group['measured_chunks']} chunks)"
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    measured = [row for row in rows if row["refused"] is None]
+    quantities = list(dict.fromkeys(quantity for row in measured for quantity in row["errors"]))
+    head = ["tokenizer", *quantities, "tokens", "bits", "fewer", "clipped", "invalid", "random", "encode/s", "decode/s"]
+    cells = [head] + [_cells(row, quantities) for row in measured]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    lines = ["  " + "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells]
+    lines += [f"  {row['tokenizer']}: {row['refused']}" for row in rows if row["refused"] is not None]
+    return [line.rstrip() for line in lines]
+
+
+def _cells(row: Mapping[str, Any], quantities: Sequence[str]) -> list[str]:
+    errors = [
+        " / ".join(_short(row["errors"][quantity][name]) for name in ("mean", "p99", "max"))
+        if quantity in row["errors"]
+        else "-"
+        for quantity in quantities
+    ]
+    lengths = row["tokens_per_chunk"]
+    told = "none" if lengths is None else " / ".join(f"{lengths[name]:.4g}" for name in ("p50", "p99", "max"))
+    if lengths is not None:
+        told = f"{lengths['mean']:.1f} / {told}"
+    random = row["random_undecodable"]
+    numbers = [_short(row[name]) for name in ("compression", "token_ratio")]
+    speeds = ["-" if row[name] is None else f"{row[name]:.2g}" for name in ("encoded_per_s", "decoded_per_s")]
+    return [
+        row["tokenizer"],
+        *errors,
+        told,
+        *numbers,
+        str(row["clipped"]),
+        str(row["undecodable"]),
+        "-" if random is None else f"{random:.0%}",
+        *speeds,
+    ]
+
+
+def _short(value: float | None) -> str:
+    """Three digits that count; nothing below a billionth, which is rounding."""
+    if value is None:
+        return "-"
+    return "0" if abs(value) < 1e-9 else f"{value:.3g}"

@@ -1,0 +1,85 @@
+"""Which episodes of a lake a recipe takes, and which chunks of their actions a tokenizer is fitted to; writes nothing."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from pipelines.lake import Lake, quoted
+from pipelines.rows import META_COLUMNS, StoredEpisode, stored_episode
+from pipelines.versions import superseded
+from pipelines.windows import Windows, chunk_rows
+from schemas.errors import LakeError
+
+MAX_FIT_NUMBERS = 1 << 25
+"""Of the actions that a tokenizer is fitted to, to bound memory."""
+
+
+class Windowed(Protocol):
+    """The actions of an episode of T steps and the windows of its samples."""
+
+    @property
+    def windows(self) -> Windows:
+        """S windows."""
+        ...
+
+    @property
+    def action(self) -> np.ndarray:
+        """float [T, A]."""
+        ...
+
+    @property
+    def valid(self) -> np.ndarray:
+        """bool [T]."""
+        ...
+
+
+def kept_ids(lake: Lake, where: str) -> list[tuple[str, str]]:
+    """(episode id, row hash) of every kept, current episode for which ``where`` holds. Raises LakeError if there is none."""
+    # not joined into one condition: a filter with a bracket of its own would reach episodes that were not kept
+    rows = lake.rows("episodes", ["outcome", "row_sha256"], where)
+    old = superseded(lake)
+    ids = [
+        (row["episode_id"], row["row_sha256"])
+        for row in rows
+        if row["outcome"] == "kept" and row["episode_id"] not in old
+    ]
+    if not ids:
+        raise LakeError(
+            "no kept episode matches",
+            str(lake.root),
+            "see `wamloom status --lake LAKE`, and the recipe's `where`",
+            "empty",
+        )
+    return ids
+
+
+def stored_episodes(lake: Lake, episode_ids: Sequence[str], batch: int = 64) -> Iterator[StoredEpisode]:
+    """The episodes, in the order of ``episode_ids``; ``batch`` of them are in memory at a time."""
+    for start in range(0, len(episode_ids), batch):
+        part = episode_ids[start : start + batch]
+        wanted = ", ".join(quoted(episode_id) for episode_id in part)
+        found = {row["episode_id"]: row for row in lake.rows("episodes", META_COLUMNS, f"episode_id in ({wanted})")}
+        for episode_id in part:
+            yield stored_episode(found[episode_id])
+
+
+def chunks_of(
+    members: Sequence[Windowed], horizon: int, max_numbers: int = MAX_FIT_NUMBERS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Action chunks [N, horizon, A] of the samples of ``members``, and which of their steps [N, horizon] count.
+
+    All chunks, or as many, evenly chosen, as have ``max_numbers`` numbers. There must be one sample.
+    """
+    ends = np.cumsum([len(member.windows.starts) for member in members])
+    total = int(ends[-1])
+    count = min(total, max(1, max_numbers // (horizon * members[0].action.shape[1])))
+    chosen = np.arange(count) * total // count
+    chunks, masks = [], []
+    for member, end in zip(members, ends, strict=True):
+        first = end - len(member.windows.starts)
+        mine = chosen[(chosen >= first) & (chosen < end)] - first
+        rows, inside = chunk_rows(member.windows, mine, horizon)
+        chunks.append(member.action[rows])
+        masks.append(inside & member.valid[rows])
+    return np.concatenate(chunks), np.concatenate(masks)

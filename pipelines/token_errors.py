@@ -1,0 +1,54 @@
+"""How far decoded actions lie from recorded ones, in units a person can judge: mm, degrees, part of a gripper's way."""
+
+import numpy as np
+
+from pipelines.parts import ROTATIONS
+from pipelines.rotations import WIDTHS, angle_between, to_matrix
+from schemas.embodiment import ChannelKind, Embodiment, rotation_starts
+
+MILLIMETRES, DEGREES, GRIPPER = "mm", "deg", "gripper"
+"""Names of the quantities that have a unit of their own; any other channel counts under its unit on the card."""
+
+
+def errors_by_quantity(embodiment: Embodiment, recorded: np.ndarray, decoded: np.ndarray) -> dict[str, np.ndarray]:
+    """Absolute errors, float64 [K] for each quantity, of the actions ``decoded`` [S, A] beside ``recorded`` [S, A].
+
+    ``mm``: of each channel in metres. ``deg``: the angle of the rotation between the two where three or four channels are
+    one rotation, else the error of each angle, the short way round where it wraps. ``gripper``: as part of the way between
+    open and closed, where the card says what these are. Others in their unit on the card, such as ``rad/s`` or ``unknown``.
+    Raises LayoutError where decoded numbers are no rotation.
+    """
+    layout = embodiment.action
+    differences = np.abs(np.asarray(decoded, dtype=np.float64) - recorded)
+    found: dict[str, list[np.ndarray]] = {MILLIMETRES: [], DEGREES: [], GRIPPER: []}
+    taken: set[int] = set()
+    for kind, written in ROTATIONS.items():
+        for start in rotation_starts(layout, kind, WIDTHS[written]):
+            channels = range(start, start + WIDTHS[written])
+            units = {layout[index].unit for index in channels}
+            if kind is ChannelKind.QUATERNION:
+                radians = 1.0
+            elif units in ({"rad"}, {"deg"}):
+                radians = 1.0 if units == {"rad"} else np.pi / 180
+            else:
+                continue
+            one, two = (to_matrix(values[:, list(channels)] * radians, written) for values in (recorded, decoded))
+            found[DEGREES].append(np.degrees(angle_between(one, two)))
+            taken.update(channels)
+    ways = {gripper.channel: abs(gripper.open - gripper.closed) for gripper in embodiment.action_grippers}
+    for index, channel in enumerate(layout):
+        errors = differences[:, index]
+        if index in taken:
+            continue
+        if channel.name in ways:
+            found[GRIPPER].append(errors / ways[channel.name])
+        elif channel.unit == "m":
+            found[MILLIMETRES].append(errors * 1000)
+        elif channel.unit in ("rad", "deg"):
+            degrees = errors if channel.unit == "deg" else np.degrees(errors)
+            if channel.kind is ChannelKind.ANGLE:
+                degrees = np.minimum(degrees % 360, 360 - degrees % 360)
+            found[DEGREES].append(degrees)
+        else:
+            found.setdefault(channel.unit, []).append(errors)
+    return {quantity: np.concatenate(parts) for quantity, parts in found.items() if parts}

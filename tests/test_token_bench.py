@@ -1,0 +1,236 @@
+"""The bench of tokenizers: errors in units that can be checked by hand, what is held out, what is refused, and the verb."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.cli import main
+from pipelines import registry
+from pipelines.lake import Lake
+from pipelines.stats import sketch
+from pipelines.token_bench import Candidate, Chunks, _recorded, bench, candidates, held_out, measure
+from pipelines.token_errors import errors_by_quantity
+from pipelines.tokenizers import fast
+from schemas.embodiment import Channel, ChannelKind, Embodiment, Gripper
+from schemas.errors import RecipeError, UsageError
+from schemas.recipes import BuildRecipe, TokenizerRecipe
+from tests.chain import run_ingest, write_short
+
+_COMMAND = ChannelKind.COMMAND
+
+
+def robot(*channels: tuple[str, str, ChannelKind], gripper: tuple[float, float] | None = None) -> Embodiment:
+    return Embodiment(
+        name="robot",
+        title="Robot",
+        proprio=(),
+        action=tuple(Channel(name=name, unit=unit, kind=kind) for name, unit, kind in channels),
+        action_grippers=(Gripper(channel="grip", open=gripper[0], closed=gripper[1]),) if gripper else (),
+    )
+
+
+PLACES = robot(("x", "m", _COMMAND), ("y", "m", _COMMAND))
+
+
+def ticks() -> Any:
+    """A clock that goes on by a second whenever it is read."""
+    return iter(range(10**9)).__next__
+
+
+def test_errors_have_the_units_of_their_channels() -> None:
+    body = robot(
+        ("x", "m", ChannelKind.POSITION),
+        ("joint", "rad", ChannelKind.POSITION),
+        ("turn", "deg", ChannelKind.ANGLE),
+        ("grip", "m", ChannelKind.GRIPPER),
+        ("speed", "m/s", _COMMAND),
+        ("what", "unknown", ChannelKind.UNKNOWN),
+        gripper=(0.08, 0.0),
+    )
+    recorded = np.array([[0.1, 0.0, 179.0, 0.08, 1.0, 5.0]])
+    decoded = np.array([[0.102, -np.pi / 180, -179.0, 0.06, 1.5, 2.0]])
+    found = {name: errors.tolist() for name, errors in errors_by_quantity(body, recorded, decoded).items()}
+    assert found == {
+        "mm": pytest.approx([2]),
+        "deg": pytest.approx([1, 2]),
+        "gripper": pytest.approx([0.25]),
+        "m/s": [0.5],
+        "unknown": [3.0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit", "recorded", "decoded"),
+    [
+        (ChannelKind.EULER, "deg", [0, 0, 179], [0, 0, -178]),
+        (ChannelKind.EULER, "rad", [0, 0, 0], [0, 0, np.radians(3)]),
+        (ChannelKind.AXIS_ANGLE, "rad", [np.pi, 0, 0], [-np.pi + np.radians(3), 0, 0]),
+        (
+            ChannelKind.QUATERNION,
+            "1",
+            [0, 0, 0, 1],
+            [0, 0, -2 * np.sin(np.radians(1.5)), -2 * np.cos(np.radians(1.5))],
+        ),
+    ],
+)
+def test_channels_of_one_rotation_have_one_angle_between_them(
+    kind: ChannelKind, unit: str, recorded: list[float], decoded: list[float]
+) -> None:
+    body = robot(*((f"r{index}", unit, kind) for index in range(len(recorded))))
+    found = errors_by_quantity(body, np.array([recorded]), np.array([decoded]))
+    assert {name: errors.tolist() for name, errors in found.items()} == {"deg": [pytest.approx(3)]}
+
+
+def test_the_numbers_of_coarse_bins_are_those_on_paper() -> None:
+    # two bins of 0..1 per channel decode to 0.25 and 0.75: every value of the chunk is off by 0.25 m, or by 0.05 m
+    values = np.array([[[0.0, 0.2], [0.5, 0.7], [1.0, 1.2]]])
+    chunks = Chunks(values, np.ones((1, 3), dtype=bool))
+    stats = sketch(values[0]).stats()
+    coarse = Candidate("bins", "bins", {"num_bins": 2, "kind": "uniform"})
+    row = measure(coarse, PLACES, chunks, chunks, stats, "none", ticks())
+    assert row["refused"] is None
+    assert row["errors"] == {"mm": {key: pytest.approx(250) for key in ("mean", "p99", "max")}}
+    assert row["tokens_per_chunk"] == {"mean": 6, "p50": 6, "p99": 6, "max": 6}
+    assert (row["compression"], row["token_ratio"]) == (8, 1)
+    assert (row["vocab_size"], row["undecodable"], row["random_undecodable"], row["clipped"]) == (2, 0, 0, 0)
+    assert (row["fit_s"], row["encoded_per_s"], row["decoded_per_s"]) == (1, 6, 6)
+
+
+def test_errors_are_told_in_the_units_of_the_card_whatever_the_normalisation() -> None:
+    values = np.random.default_rng(0).normal([0.3, -2], [0.01, 5], (8, 6, 2))
+    chunks = Chunks(values, np.ones((8, 6), dtype=bool))
+    fine = Candidate("bins", "bins", {"num_bins": 1024, "kind": "uniform"})
+    plain, scaled = (
+        measure(fine, PLACES, chunks, chunks, sketch(values.reshape(-1, 2)).stats(), kind, ticks())
+        for kind in ("none", "min_max")
+    )
+    assert plain["errors"]["mm"]["max"] == pytest.approx(scaled["errors"]["mm"]["max"], rel=0.1)
+    same = measure(Candidate("", "identity", {}), PLACES, chunks, chunks, sketch(values[0]).stats(), "z_score", ticks())
+    assert same["errors"]["mm"]["max"] < 1e-9
+    assert same["tokens_per_chunk"] is same["compression"] is same["encoded_per_s"] is None
+
+
+def test_masked_steps_never_count() -> None:
+    values = np.zeros((2, 4, 2))
+    values[:, :, 0] = np.arange(4) / 10
+    fitted = Chunks(values, np.ones((2, 4), dtype=bool))
+    stats = sketch(values.reshape(-1, 2)).stats()
+    wild = values.copy()
+    wild[1, 2:] = 1000.0
+    mask = np.ones((2, 4), dtype=bool)
+    mask[1, 2:] = False
+    bins = Candidate("bins", "bins", {})
+    row = measure(bins, PLACES, fitted, Chunks(wild, mask), stats, "none", ticks())
+    assert row["errors"]["mm"]["max"] < 1
+    everywhere = measure(bins, PLACES, fitted, Chunks(wild, fitted.mask), stats, "none", ticks())
+    assert everywhere["errors"]["mm"]["max"] > 9e5
+
+
+def test_a_tokenizer_that_refuses_is_a_row_with_its_reason() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 4, 2))
+    chunks = Chunks(values, np.ones((4, 4), dtype=bool))
+    row = measure(Candidate("beast", "beast", {}), PLACES, chunks, chunks, sketch(values[0]).stats(), "none", ticks())
+    assert "more than the 4 steps" in row["refused"]
+    assert "errors" not in row
+
+
+def test_sequences_that_do_not_decode_are_counted_and_have_no_errors() -> None:
+    picky = Candidate("", "tests.fake_tokenizer", {})
+    chunks = Chunks(np.zeros((3, 2, 2)), np.ones((3, 2), dtype=bool))
+    row = measure(picky, PLACES, chunks, chunks, sketch(np.zeros((2, 2))).stats(), "none", ticks())
+    assert (row["undecodable"], row["clipped"]) == (1, 7)
+    assert row["errors"]["mm"]["mean"] == 1000  # of chunks 0 and 2, off by 0 m and 2 m
+    assert 0 < row["random_undecodable"] < 1
+
+
+def test_what_is_held_out_hangs_on_nothing_but_the_episodes() -> None:
+    ids = [f"episode {index}" for index in range(20)]
+    held = held_out(ids, 0.2)
+    assert len(held) == 4
+    assert held_out(reversed(ids), 0.2) == held
+    assert held < held_out(ids, 0.5)
+    assert len(held_out(ids[:2], 0.01)) == len(held_out(ids[:2], 0.99)) == 1
+    assert held_out(ids[:1], 0.2) == held_out(ids, 0) == set()
+
+
+def test_options_of_the_recipe_are_those_of_the_tokenizer_it_names() -> None:
+    recipe = BuildRecipe(tokenizer=TokenizerRecipe(name="beast", options={"num_basis": 5}))
+    every = candidates((), recipe, ())
+    assert [one.name for one in every] == registry.names("tokenizers")
+    assert {one.label: dict(one.options) for one in every if one.options} == {"beast (num_basis=5)": {"num_basis": 5}}
+    with pytest.raises(UsageError, match="did you mean 'bins'"):
+        candidates(("bin",), recipe, ())
+    with pytest.raises(RecipeError, match="cannot be read"):
+        candidates((), recipe, ("nowhere",))
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("lake")
+    first = write_short(root / "recordings", lengths=(12, 30, 24))
+    run_ingest([first, write_short(root / "other", lengths=(20,), robot=0)], root / "lake")
+    return root / "lake"
+
+
+def test_a_bench_is_of_what_a_build_would_take(lake: Path) -> None:
+    skipped: Counter[str] = Counter()
+    recipe = BuildRecipe(horizon=5, where="num_steps > 12")
+    found = list(_recorded(Lake.open(str(lake)), recipe, skipped))
+    assert sorted(len(one.action) for _, one in found) == [20, 24, 30]
+    assert not skipped
+    told = bench(Lake.open(str(lake)), recipe, candidates(("bins",), recipe, ()), 0.2, ticks())
+    groups = {group["robot"]: group for group in told["groups"]}
+    gantry, arm = groups["sample_gantry"], groups["sample_arm"]
+    assert (gantry["fitted_episodes"], gantry["measured_episodes"], gantry["held_out"]) == (1, 1, True)
+    assert gantry["fitted_chunks"] + gantry["measured_chunks"] == 5 + 6
+    assert (arm["fitted_episodes"], arm["measured_episodes"], arm["held_out"]) == (1, 1, False)
+    with pytest.raises(UsageError, match="holdout = 1 is not possible"):
+        bench(Lake.open(str(lake)), recipe, [], 1, ticks())
+
+
+def test_the_verb_tells_a_table_and_one_object(lake: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    walks = np.cumsum(np.random.default_rng(0).normal(0, 0.1, (60, 6, 3)), axis=1)
+    made = fast.fit(walks, normalize=False)
+    (tmp_path / "tokenizer.json").write_text(made.vocabulary.to_str())
+    config = {"scale": 10, "min_token": made.min_token, "vocab_size": 1024}
+    (tmp_path / "processor_config.json").write_text(json.dumps(config))
+    arguments = ["tokens", "bench", "--lake", str(lake), "--set", "horizon=6", "--published", str(tmp_path)]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert "that were held out" in text
+    assert "none held out" in text
+    assert "  beast: num_basis = 8 is more than the 6 steps of a chunk; set num_basis from 5 to 6" in text
+    assert f"fast of {tmp_path.name}" in text
+    assert main([*arguments, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["normalize"], said["horizon"], said["holdout"]) == ("quantile", 6, 0.2)
+    for group in said["groups"]:
+        rows = {row["tokenizer"]: row for row in group["rows"]}
+        assert set(rows) == {*registry.names("tokenizers"), f"fast of {tmp_path.name}"}
+        assert {name for name, row in rows.items() if row["refused"]} == {"beast"}
+        assert rows["identity"]["tokens_per_chunk"] is None
+        assert all(one["max"] < 1e-6 for one in rows["identity"]["errors"].values())
+        assert rows["bins"]["compression"] == rows["bins"]["token_ratio"] == 1
+        assert rows["bins"]["encoded_per_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--tokenizer bin", "did you mean 'bins'?"),
+        ("--published nowhere", "cannot be read"),
+        ("--holdout 1.5", "holdout = 1.5 is not possible"),
+        ("--set horizn=4", "unknown key 'horizn'"),
+    ],
+)
+def test_wrong_use_of_the_verb_is_2_with_a_hint(
+    line: str, said: str, lake: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tokens", "bench", "--lake", str(lake), *line.split()]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert "hint:" in err
