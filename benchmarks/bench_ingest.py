@@ -97,6 +97,7 @@ def main() -> None:
             for layout in ("lerobot_v21", "lerobot_v3"):
                 recordings = root / layout
                 _, card = write_set(recordings, layout, dict.fromkeys(CAMERAS, clip), num_frames)
+                os.sync()  # or the first rounds wait for the set to reach the disk
                 ours = ingesting(root, recordings, "--card", str(card), "--set", "video_check=packets")
                 title = f"{layout}, 3 videos of {MEGABYTES} MB, {name} ({num_frames} each)"
                 least = [(f"durable copy + {hashes} x sha256", copying(root, recordings, hashes)) for hashes in (2, 1)]
