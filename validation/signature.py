@@ -37,7 +37,7 @@ _MAX_WIDTH = 128
 """A wider vector is no motion but an embedding."""
 _KEPT = 256
 """Hashes of a recording, about."""
-_MAX_NUMBERS = 1 << 22
+_MAX_NUMBERS = 1 << 20
 """Looked at in one go, to bound memory."""
 _THREADS = 2
 """numpy works on long recordings without holding up other threads."""
