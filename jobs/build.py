@@ -8,7 +8,8 @@ from typing import Any
 from jobs.execute import WorkerSpec
 from jobs.options import Answer, BuildOptions
 from jobs.run import run_units
-from pipelines.build import BuildPlan, plan_build, publish_build
+from pipelines.build_plan import BuildPlan, plan_build
+from pipelines.build_publish import publish_build
 from pipelines.lake import Lake
 from pipelines.release import check_target, open_staging, read_manifest
 from pipelines.storage import writing

@@ -24,6 +24,7 @@ from schemas.slot_layout import RotationKind, SlotLayout
 class ActionPlan:
     """How chunks of one robot's vector are written. Make it with ``ActionPlan.of``."""
 
+    embodiment: Embodiment
     recipe: ActionRecipe
     slots: SlotLayout
     recorded: tuple[Channel, ...]
@@ -66,6 +67,7 @@ class ActionPlan:
         relative = recipe.reference != "absolute"
         slots = layout or robot_slots(len(written.channels))
         return ActionPlan(
+            embodiment=embodiment,
             recipe=recipe,
             slots=slots,
             recorded=vector.layout,
@@ -115,6 +117,15 @@ class ActionPlan:
         maps = (self.written, self._source, self._base, self._turns)
         return fingerprint("ActionPlan", recipe, self.width, self.indices, self.kept, *maps)
 
+    @property
+    def as_recorded(self) -> bool:
+        """Whether chunks are rows of the robot's own vector, unchanged."""
+        return self.recipe == ActionRecipe()
+
+    def base_rows(self, chunk_starts: np.ndarray, segment_starts: np.ndarray) -> np.ndarray:
+        """int64 [N]: the step that each chunk is relative to; see ``base``."""
+        return segment_starts if self.recipe.reference == "segment_start" else chunk_starts
+
     def base(
         self, action: np.ndarray, proprio: np.ndarray, chunk_starts: np.ndarray, segment_starts: np.ndarray
     ) -> np.ndarray:
@@ -124,8 +135,7 @@ class ActionPlan:
         """
         own = action if self.recipe.source == "action" else proprio
         rows = own if self.recipe.base == "self" else proprio
-        starts = segment_starts if self.recipe.reference == "segment_start" else chunk_starts
-        return np.asarray(rows[starts], dtype=np.float64)
+        return np.asarray(rows[self.base_rows(chunk_starts, segment_starts)], dtype=np.float64)
 
     def transform(self, chunks: np.ndarray, base: np.ndarray | None = None, rate: Fraction | None = None) -> np.ndarray:
         """float64 [N, T, W]: ``chunks`` [N, T, A] as they are written, zero where ``mask`` is False.

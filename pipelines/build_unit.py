@@ -1,9 +1,9 @@
 """Writing one unit of a build: every view decoded once, every format written from that decode, every step's lineage kept."""
 
-import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,16 +12,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import registry
+from pipelines.action_chunks import ActionChunks, ChunkLayout
+from pipelines.action_plan import ActionPlan
 from pipelines.formats import BuiltEpisode, EpisodePlan, Format, GroupPlan, UnitPlan, UnitWriter
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, Origin, numbers_of
 from pipelines.release import LINEAGE, UnitFolder
 from pipelines.rows import StoredEpisode
-from pipelines.stats import Stats, normalize, stats_from_json
+from pipelines.stats import normalize
 from pipelines.storage import writing
 from pipelines.tokenizers import Tokenizer
 from pipelines.video import VideoTools
-from pipelines.windows import Windows, chunk_rows, plan_windows
+from pipelines.windows import Windows, plan_windows
 from schemas.errors import LakeError
 from schemas.fingerprint import array_sha256
 from schemas.latent import ClipPlan, LatentClip
@@ -95,8 +97,9 @@ class BuildWorker:
                 f"episode {plan.episode_id[:12]}",
                 reason="damaged",
             )
+        chunks = self._chunks(unit.group, stored, numbers, windows)
         action, proprio = (
-            normalize(values, _stats(unit.group, name), self._recipe.normalize)
+            normalize(values, unit.group.normalizing(name), self._recipe.normalize)
             for name, values in (("action", numbers.action), ("proprio", numbers.proprio))
         )
         built = BuiltEpisode(
@@ -104,12 +107,13 @@ class BuildWorker:
             times_ns=numbers.times_ns,
             action=action.astype(np.float32),
             proprio=proprio.astype(np.float32),
+            chunks=chunks,
             valid=numbers.valid,
             source_rows=numbers.commands.rows,
             source_times_ns=numbers.commands.times_ns,
             frame_ids={slot: numbers.frames[slot].rows for slot in slots},
             frame_times_ns={slot: numbers.frames[slot].times_ns for slot in slots},
-            tokens=_tokens(unit.group, self._recipe, action, windows),
+            tokens=_tokens(unit.group, self._recipe, chunks),
             sample_steps=windows.starts,
             chunk_stops=windows.chunk_stops,
             selected=windows.selected if self._recipe.segments.is_set else None,
@@ -118,6 +122,18 @@ class BuildWorker:
             source_key=stored.source_key,
         )
         return built, stored, numbers
+
+    def _chunks(
+        self, group: GroupPlan, stored: StoredEpisode, numbers: EpisodeNumbers, windows: Windows
+    ) -> "_ReleasedChunks":
+        plan = ActionPlan.of(stored.embodiment, self._recipe.actions)
+        if plan.fingerprint != group.chunk.plan:
+            raise LakeError(
+                "its robot is not the one the build was planned with",
+                f"episode {stored.episode_id[:12]}",
+                reason="damaged",
+            )
+        return _ReleasedChunks(ActionChunks.of(plan, numbers, windows, self._recipe.horizon), group.chunk, self._recipe)
 
     def _push(self, unit: UnitPlan, built: BuiltEpisode, stored: StoredEpisode, writers: Sequence[UnitWriter]) -> None:
         for writer in writers:
@@ -179,20 +195,36 @@ class BuildWorker:
         return clips
 
 
-def _stats(group: GroupPlan, name: str) -> Stats:
-    return stats_from_json(json.dumps({key: list(value) for key, value in group.stats[name].items()}))
+@dataclass(frozen=True, slots=True)
+class _ReleasedChunks:
+    """Chunks as they are written: see ``formats.ChunkSource``."""
+
+    chunks: ActionChunks
+    layout: ChunkLayout
+    recipe: BuildRecipe
+
+    def normalized(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, mask = self.chunks.at(steps)
+        return self.layout.normalized(values, self.recipe), mask
+
+    def at(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, mask = self.normalized(steps)
+        return values.astype(np.float32), mask
 
 
-def _tokens(group: GroupPlan, recipe: BuildRecipe, action: np.ndarray, windows: Windows) -> list[np.ndarray] | None:
+def _tokens(group: GroupPlan, recipe: BuildRecipe, chunks: _ReleasedChunks) -> list[np.ndarray] | None:
     """Tokens of each sample's chunk, with the offset of the recipe.
 
-    A chunk that reaches past the end or a gap repeats the last action, as the samples do.
+    A chunk that reaches past the end, a gap or a bound repeats the last action, as the samples do.
     """
     if recipe.tokenizer is None or group.tokenizer_json is None:
         return None
     tokenizer: Tokenizer = registry.load("tokenizers", recipe.tokenizer.name).load(group.tokenizer_json)
-    rows, _ = chunk_rows(windows, np.arange(len(windows.starts)), recipe.horizon)
-    return [tokens + recipe.tokenizer.offset for tokens in tokenizer.encode(action[rows])]
+    found: list[np.ndarray] = []
+    for starts in chunks.chunks.blocks(chunks.chunks.windows.starts):
+        values = group.chunk.used(chunks.normalized(starts)[0])
+        found += [tokens + recipe.tokenizer.offset for tokens in tokenizer.encode(values)]
+    return found
 
 
 def _lineage_table(group: str, built: BuiltEpisode, numbers: EpisodeNumbers) -> pa.Table:

@@ -31,6 +31,8 @@ from schemas.work import FileRecord
 
 MANIFEST = "manifest.json"
 LINEAGE = "lineage"
+STATISTICS = "stats"
+"""Folder of a release where the statistics of each group lie."""
 """Folder of a release with one Parquet file per unit: the walk from every step back to source row and frames."""
 _PLAN = "plan.json"
 _SEAL = "manifest_sha256"

@@ -5,32 +5,22 @@ from typing import Protocol
 
 import numpy as np
 
+from pipelines.action_chunks import ActionChunks
 from pipelines.lake import Lake, quoted
 from pipelines.rows import META_COLUMNS, StoredEpisode, stored_episode
 from pipelines.versions import superseded
-from pipelines.windows import Windows, chunk_rows
 from schemas.errors import LakeError
 
 MAX_FIT_NUMBERS = 1 << 25
 """Of the actions that a tokenizer is fitted to, to bound memory."""
 
 
-class Windowed(Protocol):
-    """The actions of an episode of T steps and the windows of its samples."""
+class Chunked(Protocol):
+    """The action chunks of an episode."""
 
     @property
-    def windows(self) -> Windows:
-        """S windows."""
-        ...
-
-    @property
-    def action(self) -> np.ndarray:
-        """float [T, A]."""
-        ...
-
-    @property
-    def valid(self) -> np.ndarray:
-        """bool [T]."""
+    def chunks(self) -> ActionChunks | None:
+        """None where they are not needed."""
         ...
 
 
@@ -65,21 +55,23 @@ def stored_episodes(lake: Lake, episode_ids: Sequence[str], batch: int = 64) -> 
 
 
 def chunks_of(
-    members: Sequence[Windowed], horizon: int, max_numbers: int = MAX_FIT_NUMBERS
+    members: Sequence[Chunked], horizon: int, max_numbers: int = MAX_FIT_NUMBERS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Action chunks [N, horizon, A] of the samples of ``members``, and which of their steps [N, horizon] count.
+    """Action chunks [N, horizon, W] of the samples of ``members``, and which of their steps [N, horizon] count.
 
     All chunks, or as many, evenly chosen, as have ``max_numbers`` numbers. There must be one sample.
     """
-    ends = np.cumsum([len(member.windows.starts) for member in members])
+    sources = [member.chunks for member in members if member.chunks is not None]
+    ends = np.cumsum([len(one.windows.starts) for one in sources])
     total = int(ends[-1])
-    count = min(total, max(1, max_numbers // (horizon * members[0].action.shape[1])))
+    count = min(total, max(1, max_numbers // (horizon * sources[0].plan.width)))
     chosen = np.arange(count) * total // count
     chunks, masks = [], []
-    for member, end in zip(members, ends, strict=True):
-        first = end - len(member.windows.starts)
+    for one, end in zip(sources, ends, strict=True):
+        first = end - len(one.windows.starts)
         mine = chosen[(chosen >= first) & (chosen < end)] - first
-        rows, inside = chunk_rows(member.windows, mine, horizon)
-        chunks.append(member.action[rows])
-        masks.append(inside & member.valid[rows])
+        for starts in one.blocks(one.windows.starts[mine]):
+            values, mask = one.at(starts)
+            chunks.append(values.astype(np.float32))
+            masks.append(mask)
     return np.concatenate(chunks), np.concatenate(masks)

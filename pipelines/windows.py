@@ -118,7 +118,10 @@ class Windows:
     starts: np.ndarray
     """int64 [S]: first step of each."""
     chunk_stops: np.ndarray
-    """int64 [T]: where a chunk that begins at a step must end at the latest: at the next gap, or behind the last step."""
+    """int64 [T]: where a chunk that begins at a step must end at the latest: at the next gap or bound, or behind the last
+    step."""
+    run_starts: np.ndarray
+    """int64 [T]: where the run between gaps and bounds begins that a step lies in; a step inside a gap is its own."""
     selected: np.ndarray
     """bool [T]: whether a window of the recipe may hold the step."""
     left_out: tuple[tuple[str, str, int], ...]
@@ -135,10 +138,12 @@ def step_span(times_ns: np.ndarray, start_ns: int, stop_ns: int) -> Span:
     return int(start), len(times_ns) if ends_behind else int(stop)
 
 
-def runs_between_gaps(times_ns: np.ndarray, gaps: Sequence[Segment]) -> list[Span]:
-    """The runs of steps between gaps, in order; steps inside a gap are in none."""
+def runs_between_gaps(times_ns: np.ndarray, gaps: Sequence[Segment], bounds: Sequence[Segment] = ()) -> list[Span]:
+    """The runs of steps between gaps, in order, cut where one of ``bounds`` starts or ends; steps inside a gap are in none."""
     inside: np.ndarray = np.zeros(len(times_ns), dtype=bool)
     cuts = {0, len(times_ns)}
+    for bound in bounds:
+        cuts |= set(step_span(times_ns, bound.start_ns, bound.stop_ns))
     for gap in gaps:
         start, stop = step_span(times_ns, gap.start_ns, gap.stop_ns)
         cuts |= {start, stop}
@@ -155,7 +160,7 @@ def gaps_of(segments: Sequence[Segment], slots: Sequence[str]) -> list[Segment]:
 def plan_windows(
     times_ns: np.ndarray, segments: Sequence[Segment], slots: Sequence[str], recipe: BuildRecipe
 ) -> Windows:
-    """The windows of the steps at ``times_ns``: they tile each run between gaps as ``sample_windows`` says.
+    """The windows of the steps at ``times_ns``: they tile each run between gaps and bounds as ``sample_windows`` says.
 
     Of these the recipe's ``segments`` leave some out. ``slots`` are the views whose gaps count.
     """
@@ -163,8 +168,11 @@ def plan_windows(
     num_steps = len(times_ns)
     chunk_stops: np.ndarray = np.arange(1, num_steps + 1, dtype=np.int64)
     parts: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
-    for start, stop in runs_between_gaps(times_ns, gaps_of(segments, slots)):
+    run_starts: np.ndarray = np.arange(num_steps, dtype=np.int64)
+    bounds = [one for one in segments if one.kind in chosen.bounds]
+    for start, stop in runs_between_gaps(times_ns, gaps_of(segments, slots), bounds):
         chunk_stops[start:stop] = stop
+        run_starts[start:stop] = start
         parts.append(start + sample_windows(stop - start, horizon, stride))
     starts = np.concatenate(parts)
     stops = np.minimum(starts + horizon, chunk_stops[starts])
@@ -195,15 +203,15 @@ def plan_windows(
         selected &= held
         kind = chosen.within
         leave_out(~inside, f"window_outside_{kind}", f"windows that are not wholly inside one span of kind {kind}")
-    return Windows(starts[taken], chunk_stops, selected, tuple(left_out))
+    return Windows(starts[taken], chunk_stops, run_starts, selected, tuple(left_out))
 
 
-def chunk_rows(windows: Windows, samples: np.ndarray, horizon: int) -> tuple[np.ndarray, np.ndarray]:
-    """Steps int64 [S, horizon] of the chunks of ``samples``, and bool [S, horizon] whether a step lies in its chunk.
+def chunk_rows(windows: Windows, starts: np.ndarray, horizon: int, lead: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Steps int64 [N, horizon] of the chunks that begin ``lead`` steps behind each of ``starts`` [N], and bool
+    [N, horizon] whether a step lies in its chunk.
 
-    A chunk that reaches past the end of the episode, or into a gap, repeats its last step.
+    A chunk that reaches past the end of the episode, into a gap or over a bound repeats the last step before.
     """
-    starts = windows.starts[samples]
-    steps = starts[:, None] + np.arange(horizon)
+    steps = starts[:, None] + lead + np.arange(horizon)
     stops = windows.chunk_stops[starts][:, None]
     return np.minimum(steps, stops - 1), steps < stops

@@ -5,7 +5,7 @@ Canonical episodes keep what was recorded; everything here is derived at build t
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.slot_layout import GripperConvention, RotationKind
 
@@ -28,6 +28,8 @@ class ActionRecipe(BaseModel):
 
     source: Literal["action", "proprio"] = "action"
     """Chunks are of the commands, or of the measured states, for robots and trainers whose actions are next states."""
+    lead: int = Field(default=0, ge=0, le=1)
+    """Steps from a sample's step to the first of its chunk: 1 makes each measured state the action that leads to it."""
     parts: tuple[PartKind, ...] = ()
     """Which parts of the vector are used, such as ``["joints", "gripper"]``; empty: all."""
     reference: Reference = "absolute"

@@ -5,8 +5,9 @@ import tomllib
 from fractions import Fraction
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
+from schemas.action_recipe import ActionRecipe
 from schemas.embodiment import ViewSlot
 from schemas.errors import RecipeError
 from schemas.findings import Severity
@@ -162,6 +163,10 @@ class VideoRecipe(_Frozen):
     """x264 preset, or SVT-AV1 preset number."""
 
 
+StatisticsForm = Literal["gear", "openpi", "fastwam", "gigaworld"]
+"""Whose file a build writes beside its own statistics; LeRobot's lies in every LeRobot folder anyway."""
+
+
 SegmentKind = Literal["idle", "keep", "language", "success"]
 
 
@@ -175,6 +180,9 @@ class SegmentFilter(_Frozen):
     """Windows that touch a span of these kinds are left out, such as ``["idle"]``."""
     within: SegmentKind | None = None
     """Only windows wholly inside one span of this kind are taken, such as ``"keep"``."""
+    bounds: tuple[SegmentKind, ...] = ()
+    """Where spans of these kinds start and end, windows begin anew and chunks end, masked behind, such as
+    ``["language"]``; what is relative to a segment's start is to that of such a span."""
 
     @property
     def is_set(self) -> bool:
@@ -197,8 +205,19 @@ class BuildRecipe(_Frozen):
     """What windowed samples carry of the picture."""
     encoder: str | None = None
     """Which latents to join, by encoder name; needed when content is not ``frames``."""
+    actions: ActionRecipe = ActionRecipe()
+    """How action chunks are written; single steps stay as recorded."""
     normalize: Literal["none", "quantile", "min_max", "z_score"] = "none"
     """Of actions and proprio; the manifest carries the statistics."""
+    normalize_by: Literal["all", "step"] = "all"
+    """Chunks by the statistics of all their steps, or each step of the horizon by its own."""
+    clamp: float | None = Field(default=None, gt=0)
+    """Normalized values are cut to -clamp..clamp; None: nothing is cut."""
+    stats_from: str | None = None
+    """A ``statistics.json`` of another release of the same robot and action recipe, to normalize as it was; None: of the
+    episodes of this build."""
+    statistics: tuple[StatisticsForm, ...] = ()
+    """Forms in which the statistics are also written, as the trainers named read them."""
     tokenizer: TokenizerRecipe | None = TokenizerRecipe()
     video: VideoRecipe = VideoRecipe()
     where: str = ""
@@ -208,6 +227,13 @@ class BuildRecipe(_Frozen):
     unit_frames: int = Field(default=4000, gt=0)
     """Camera frames per work unit, and so per file."""
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _sound(self) -> "BuildRecipe":
+        named = [name for name in ("clamp", "stats_from") if getattr(self, name) is not None]
+        if self.normalize == "none" and (named or self.normalize_by == "step"):
+            raise ValueError(f"{(named or ['normalize_by'])[0]} says how to normalize, but normalize is none")
+        return self
 
 
 Recipe = IngestRecipe | EncodeRecipe | BuildRecipe

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from pipelines.action_chunks import ChunkLayout
 from pipelines.barcode import draw
+from pipelines.chunk_stats import ChunkStats, StatsOf
 from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan
 from pipelines.stats import sketch
 from pipelines.windows import latent_spans, sample_windows
@@ -75,6 +77,7 @@ def make_build(
             if width
         },
         tasks=tuple(sorted({plan.instruction for plan in plans})),
+        chunk=_layout(action_width, [episode.action for episode in episodes]),
         num_episodes=len(plans),
         num_steps=first_step,
         license="CC-BY-4.0",
@@ -83,6 +86,26 @@ def make_build(
     packs = [tuple(plans[i : i + episodes_per_unit]) for i in range(0, len(plans), episodes_per_unit)]
     units = tuple(UnitPlan(group, number, pack, len(packs)) for number, pack in enumerate(packs))
     return FakeBuild(group, recipe, units, tuple(episodes))
+
+
+@dataclass(frozen=True)
+class FakeChunks:
+    """Chunks that are rows of ``action`` [T, A]; past the end the last one, which does not count."""
+
+    action: np.ndarray
+    valid: np.ndarray
+    horizon: int
+
+    def at(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        rows = steps[:, None] + np.arange(self.horizon)
+        inside = rows < len(self.action)
+        rows = np.minimum(rows, len(self.action) - 1)
+        return self.action[rows], inside & self.valid[rows]
+
+
+def _layout(width: int, actions: Sequence[np.ndarray]) -> ChunkLayout:
+    stats = ChunkStats(StatsOf("action", "plan", "made up"), sketch(np.concatenate(actions)).stats(), ())
+    return ChunkLayout(tuple(f"a{i}" for i in range(width)), (True,) * width, (), "plan", stats)
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -118,16 +141,18 @@ def _episode(
     latent_slots: Sequence[str],
     with_tokens: bool,
 ) -> BuiltEpisode:
-    steps = np.arange(plan.num_steps, dtype=np.int64)
+    steps: np.ndarray = np.arange(plan.num_steps, dtype=np.int64)
     times = TimeGrid(0, rate, plan.num_steps).times_ns()
     starts = sample_windows(plan.num_steps, recipe.horizon, recipe.sample_stride)
     slots = {slot: (steps + 2 + number) // 2 for number, (slot, _, _) in enumerate(views)}
     valid = np.ones(plan.num_steps, dtype=bool)
     valid[3:4] = False
+    action = random.normal(size=(plan.num_steps, action_width)).astype(np.float32)
     return BuiltEpisode(
         plan=plan,
         times_ns=times,
-        action=random.normal(size=(plan.num_steps, action_width)).astype(np.float32),
+        action=action,
+        chunks=FakeChunks(action, valid, recipe.horizon),
         proprio=random.normal(size=(plan.num_steps, proprio_width)).astype(np.float32),
         valid=valid,
         source_rows=3 * steps + 1,

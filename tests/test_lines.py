@@ -13,7 +13,7 @@ import pytest
 
 from jobs.execute import Executor, WorkerSpec
 from jobs.run import Interrupted
-from pipelines.build import plan_build
+from pipelines.build_plan import plan_build
 from pipelines.lake import Lake
 from pipelines.simulate import ROBOTS
 from pipelines.stats import denormalize, stats_from_json

@@ -1,6 +1,8 @@
 """What a build does with each kind of tokenizer: fitted to chunks, published, and none because values stay as they are."""
 
 import json
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +10,13 @@ import numpy as np
 import pytest
 
 from pipelines import registry
-from pipelines.build import _Member
+from pipelines.action_chunks import ActionChunks
+from pipelines.action_plan import ActionPlan
 from pipelines.selection import chunks_of
 from pipelines.tokenizers import fast
 from pipelines.windows import Windows
+from schemas.action_recipe import ActionRecipe
+from schemas.embodiment import Channel, ChannelKind, Embodiment
 from schemas.recipes import BuildRecipe, TokenizerRecipe
 from tests.chain import read_json, run_build, run_ingest, tables, vectors, write_short
 
@@ -93,11 +98,26 @@ def test_an_offset_moves_every_token_and_the_manifest_tells_it(lake: Path, tmp_p
     assert (np.abs(decoded[0] - chunks[index]) <= tokenizer.error_bound + 1e-6).all()
 
 
+@dataclass(frozen=True)
+class Member:
+    chunks: ActionChunks
+
+
 def test_masked_steps_and_gaps_are_in_no_chunk_that_is_fitted() -> None:
     action = np.arange(24, dtype=np.float32).reshape(12, 2)
-    windows = Windows(np.array([0, 4, 8]), np.array([6] * 6 + [12] * 6), np.ones(12, bool), ())
+    starts = np.array([0] * 6 + [6] * 6)
+    windows = Windows(np.array([0, 4, 8]), np.array([6] * 6 + [12] * 6), starts, np.ones(12, bool), ())
     valid = np.ones(12, bool)
     valid[[1, 10]] = False
-    chunks, mask = chunks_of([_Member("a", 12, windows, "", (), action, valid)] * 2, 4)
+    robot = Embodiment(
+        name="slider",
+        title="Slider",
+        proprio=(),
+        control_rate=Fraction(10),
+        action=tuple(Channel(name=name, kind=ChannelKind.POSITION, unit="m") for name in ("u", "v")),
+    )
+    plan = ActionPlan.of(robot, ActionRecipe())
+    member = Member(ActionChunks(plan, windows, 4, Fraction(10), action, np.zeros((12, 0)), valid, valid))
+    chunks, mask = chunks_of([member] * 2, 4)
     assert mask.tolist() == [[True, False, True, True], [True, True, False, False], [True, True, False, True]] * 2
     assert chunks[:3, :, 0].tolist() == [[0, 2, 4, 6], [8, 10, 10, 10], [16, 18, 20, 22]]

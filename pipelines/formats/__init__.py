@@ -6,12 +6,14 @@ build line pushes each episode's frames, in order and in chunks, to the open wri
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from pipelines.action_chunks import ChunkLayout
+from pipelines.stats import Stats, stats_from_json
 from schemas.errors import ReleaseError
 from schemas.recipes import BuildRecipe
 
@@ -30,12 +32,29 @@ class GroupPlan:
     """(slot, height_px, width_px) of the frames that will be pushed; empty where the content is latents only."""
     stats: Mapping[str, Mapping[str, Sequence[float]]]
     """``action`` and ``proprio`` (before normalisation): count mean std min max q01 q10 q50 q90 q99, per channel."""
+    chunk: ChunkLayout
+    """What the numbers of action chunks are."""
     tasks: tuple[str, ...]
     """Distinct instructions, sorted; the index of one is its task index."""
     num_episodes: int
     num_steps: int
     license: str
     tokenizer_json: str | None
+    given_stats: Mapping[str, Mapping[str, Sequence[float]]] | None = None
+    """``action`` and ``proprio`` to normalise by, as ``stats``; None: these."""
+
+    def normalizing(self, name: str) -> Stats:
+        """The statistics by which ``action`` or ``proprio`` is normalised."""
+        chosen = (self.given_stats or self.stats)[name]
+        return stats_from_json(json.dumps({key: list(values) for key, values in chosen.items()}))
+
+
+class ChunkSource(Protocol):
+    """The action chunks of an episode of T steps, as the release holds them."""
+
+    def at(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float32 [n, horizon, W], and bool [n, horizon] of what counts, of the chunks of the samples at ``steps`` [n]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +109,7 @@ class BuiltEpisode:
     """float32 [T, A], normalised if the recipe says so."""
     proprio: np.ndarray
     """float32 [T, P]."""
+    chunks: ChunkSource
     valid: np.ndarray
     """bool [T]: False where a stream had ended or a gap lies."""
     source_rows: np.ndarray
@@ -105,7 +125,7 @@ class BuiltEpisode:
     sample_steps: np.ndarray
     """int64 [S]: first step of each windowed sample."""
     chunk_stops: np.ndarray
-    """int64 [T]: a chunk or window that begins at a step ends at this one at the latest: nothing crosses a gap."""
+    """int64 [T]: a window that begins at a step ends at this one at the latest: nothing crosses a gap or a bound."""
     selected: np.ndarray | None
     """bool [T]: whether the windows of the recipe may hold the step; None where it leaves none out."""
     latents: Mapping[str, Sequence[Any]]
@@ -117,6 +137,8 @@ class BuiltEpisode:
 def describe_group(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
     """What the vectors and views of a group mean, as JSON: the same words in the manifest and in every format's index.
 
+    ``stats`` and those of ``action_chunk`` are what was normalised by; tokens are of the numbers of a chunk whose ``mask``
+    is true, in their order.
     ``token_offset`` is to be taken off token ids before ``tokenizer`` decodes them; both are None where there are none.
     """
     chosen = None if group.tokenizer_json is None else recipe.tokenizer
@@ -129,7 +151,20 @@ def describe_group(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
         "proprio_names": list(group.proprio_names),
         "views": [{"slot": slot, "height_px": height, "width_px": width} for slot, height, width in group.views],
         "normalize": recipe.normalize,
-        "stats": {name: {key: list(values) for key, values in part.items()} for name, part in group.stats.items()},
+        "stats": {
+            name: {key: list(values) for key, values in part.items()}
+            for name, part in (group.given_stats or group.stats).items()
+        },
+        "action_chunk": {
+            "recipe": recipe.actions.model_dump(mode="json"),
+            "names": list(group.chunk.names),
+            "mask": list(group.chunk.mask),
+            "unmoved": list(group.chunk.unmoved),
+            "plan": group.chunk.plan,
+            "stats_of": asdict(group.chunk.stats.of),
+            "stats": group.chunk.stats.overall.to_mapping(),
+            "step_stats": [step.to_mapping() for step in group.chunk.stats.steps],
+        },
         "tokenizer": None if group.tokenizer_json is None else json.loads(group.tokenizer_json),
         "token_offset": None if chosen is None else chosen.offset,
     }
@@ -263,4 +298,13 @@ class UnitProgress:
         return ReleaseError(message, where, "the unit and its plan disagree; plan the build again", "off_plan")
 
 
-__all__ = ["BuiltEpisode", "EpisodePlan", "Format", "GroupPlan", "UnitPlan", "UnitProgress", "UnitWriter"]
+__all__ = [
+    "BuiltEpisode",
+    "ChunkSource",
+    "EpisodePlan",
+    "Format",
+    "GroupPlan",
+    "UnitPlan",
+    "UnitProgress",
+    "UnitWriter",
+]

@@ -348,7 +348,7 @@ def _group_stats(
     stats: dict[str, Any] = {}
     for feature in _vectors(group):
         given = stats_from_json(json.dumps({name: list(v) for name, v in group.stats[planned[feature]].items()}))
-        center, scale = center_and_scale(given, recipe.normalize)
+        center, scale = center_and_scale(group.normalizing(planned[feature]), recipe.normalize)
         written = {name: (np.array(value) - center) / scale for name, value in given.to_mapping().items()}
         stats[feature] = {name: value.tolist() for name, value in written.items()}
         stats[feature] |= {"std": (given.std / scale).tolist(), "count": [given.count]}

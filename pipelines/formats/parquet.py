@@ -86,11 +86,8 @@ class _ParquetUnit:
 
     def _columns(self, episode: BuiltEpisode, steps: np.ndarray) -> dict[str, pa.Array]:
         """Every column of the rows ``steps`` of the episode."""
-        plan, horizon = episode.plan, self._recipe.horizon
-        reached = steps[:, None] + np.arange(horizon)
-        stops = episode.chunk_stops[steps][:, None]
-        inside = reached < stops
-        reached = np.minimum(reached, stops - 1)
+        plan = episode.plan
+        chunks, chunk_mask = episode.chunks.at(steps)
         columns = {
             "episode_id": pa.array([plan.episode_id] * len(steps), pa.string()),
             "episode_index": pa.array(np.full(len(steps), plan.episode_index), pa.int64()),
@@ -98,8 +95,8 @@ class _ParquetUnit:
             "index": pa.array(plan.first_step + steps, pa.int64()),
             "time_ns": pa.array(episode.times_ns[steps], pa.int64()),
             "action": _fixed(episode.action[steps]),
-            "action_chunk": _fixed(episode.action[reached]),
-            "chunk_mask": _fixed(inside & episode.valid[reached]),
+            "action_chunk": _fixed(chunks),
+            "chunk_mask": _fixed(chunk_mask),
             "valid": pa.array(episode.valid[steps], pa.bool_()),
             "instruction": pa.array([plan.text_at(step) for step in steps.tolist()], pa.string()),
             "source_row": pa.array(episode.source_rows[steps], pa.int64()),
@@ -189,7 +186,7 @@ def _fixed(values: np.ndarray) -> pa.Array:
 
 def _schema(group: GroupPlan, recipe: BuildRecipe) -> pa.Schema:
     """Arrow fields, and the same in the words of ``datasets`` (written out, since importing it takes seconds)."""
-    action, proprio = len(group.action_names), len(group.proprio_names)
+    action, proprio, chunk = len(group.action_names), len(group.proprio_names), len(group.chunk.names)
     fields: dict[str, tuple[pa.DataType, dict[str, Any]]] = {
         "episode_id": (pa.string(), _value("string")),
         "episode_index": (pa.int64(), _value("int64")),
@@ -201,8 +198,8 @@ def _schema(group: GroupPlan, recipe: BuildRecipe) -> pa.Schema:
         "valid": (pa.bool_(), _value("bool")),
         "instruction": (pa.string(), _value("string")),
         "action_chunk": (
-            pa.list_(pa.list_(pa.float32(), action), recipe.horizon),
-            _sequence(_sequence(_value("float32"), action), recipe.horizon),
+            pa.list_(pa.list_(pa.float32(), chunk), recipe.horizon),
+            _sequence(_sequence(_value("float32"), chunk), recipe.horizon),
         ),
         "chunk_mask": (pa.list_(pa.bool_(), recipe.horizon), _sequence(_value("bool"), recipe.horizon)),
         "tokens": (pa.list_(pa.int64()), _sequence(_value("int64"), -1)),

@@ -112,8 +112,9 @@ class _Shard:
             "latents": {slot: spans for slot, (_, spans) in latents.items()},
         }
         yield "json", json.dumps(lineage, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        yield "action.npy", _npy(episode.action[steps])
-        yield "mask.npy", _npy(there & episode.valid[steps])
+        chunks, counts = episode.chunks.at(np.array([step]))
+        yield "action.npy", _npy(chunks[0])
+        yield "mask.npy", _npy(counts[0])
         yield "proprio.npy", _npy(episode.proprio[steps])
         if episode.tokens is not None:
             yield "tokens.npy", _npy(episode.tokens[number].astype(np.int64))

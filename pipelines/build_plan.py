@@ -1,35 +1,40 @@
-"""The build line: lake + recipe -> a release that trainers read.
+"""The build line, planned: lake + recipe -> every index, file name and statistic, before a frame is decoded.
 
-``plan_build`` fixes every index, file name and statistic before a frame is decoded; ``build_unit.BuildWorker`` decodes each view
-once and writes the final files of its unit in every format; ``publish_build`` writes the indexes and the manifest.
+``build_unit.BuildWorker`` then decodes each view once and writes the final files of its unit in every format, and
+``build_publish.publish_build`` the indexes, the statistics and the manifest.
 """
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-
 from pipelines import registry
+from pipelines.action_chunks import ActionChunks
+from pipelines.action_plan import ActionPlan
+from pipelines.build_stats import (
+    GroupGathering,
+    GroupStatistics,
+    chunk_layout,
+    given_statistics,
+    proprio_plan,
+    statistics_files,
+)
 from pipelines.build_unit import LatentChoice
-from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan, describe_group
+from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, check_rate, instruction_runs, numbers_of
-from pipelines.release import Staging
 from pipelines.rows import StoredEpisode
 from pipelines.selection import chunks_of, kept_ids, stored_episodes
-from pipelines.stats import Sketch, empty_sketch, merge, normalize, sketch
-from pipelines.storage import file_record, files_under
 from pipelines.tokenizers import Tokenizer
 from pipelines.views import target_size
 from pipelines.windows import Windows, plan_windows
-from schemas.errors import LakeError, RecipeError, WamloomError
+from schemas.errors import LakeError, LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
 from schemas.time import rate_text
-from schemas.work import FileRecord, Outcome, WorkUnit
+from schemas.work import Outcome, WorkUnit
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +51,27 @@ class BuildPlan:
     latents: LatentChoice | None
     sources: Mapping[str, tuple[str, str, str]]
     """By episode id: location, key, licence."""
+    statistics: Mapping[str, tuple[ActionPlan, GroupStatistics]]
+    """By name of the group."""
 
     def fingerprint(self, recipe: BuildRecipe, version: str) -> str:
         """Identity of the release: same recipe, lake content and version give the same bytes."""
         return fingerprint(
             "build-2", recipe.fingerprint, self.lake_content, version, [unit.unit_id for unit in self.units]
         )
+
+    def statistics_of(self, group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
+        """Name -> JSON of every statistics file of ``group``. Raises RecipeError where a form does not suit the recipe."""
+        plan, found = self.statistics[group.name]
+        facts = {
+            "group": group.name,
+            "robot": group.robot,
+            "rate": group.rate,
+            "horizon": recipe.horizon,
+            "num_episodes": group.num_episodes,
+            "num_steps": group.num_steps,
+        }
+        return statistics_files(recipe, plan, found, facts)
 
     @property
     def num_samples(self) -> int:
@@ -66,17 +86,15 @@ class BuildPlan:
 
 @dataclass(slots=True)
 class _Member:
-    """What the plan remembers of one episode: no pixels, actions only as long as the tokenizer is not fitted."""
+    """What the plan remembers of one episode: no pixels, chunks only as long as the tokenizer is not fitted."""
 
     episode_id: str
     num_steps: int
     windows: Windows
     instruction: str
     instructions: tuple[tuple[int, str], ...]
-    action: np.ndarray
-    """float32 [T, A]"""
-    valid: np.ndarray
-    """bool [T]"""
+    chunks: ActionChunks | None
+    """None where there is no tokenizer to fit."""
 
     @property
     def num_samples(self) -> int:
@@ -94,7 +112,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     latents, latent_hashes = _choose_latents(lake, recipe, {episode_id for episode_id, _ in ids})
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))
     members: dict[tuple[Any, ...], list[_Member]] = {}
-    sketches: dict[tuple[Any, ...], tuple[Sketch, Sketch]] = {}
+    gathered: dict[tuple[Any, ...], GroupGathering] = {}
     examples: dict[tuple[Any, ...], StoredEpisode] = {}
     sources: dict[str, tuple[str, str, str]] = {}
     dropped: list[Outcome] = []
@@ -131,7 +149,19 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         if not len(windows.starts) and all_windowed:
             continue
         key = _group_key(episode, numbers, slots, recipe)
-        counted = numbers.valid & windows.selected
+        if not episode.embodiment.action:
+            raise _no_action(episode)
+        if key not in gathered:
+            plan = ActionPlan.of(episode.embodiment, recipe.actions)
+            gathered[key] = GroupGathering(recipe, plan, proprio_plan(recipe, plan))
+        chunks = ActionChunks.of(gathered[key].plan, numbers, windows, recipe.horizon)
+        try:
+            chunks.check()
+        except LayoutError as error:
+            message = f"its action cannot be written as the recipe asks: {error.message} ({error.where})"
+            dropped.append(Outcome(episode.episode_id, "rejected", "bad_action", message, episode.location))
+            continue
+        gathered[key].add(chunks, numbers.valid & windows.selected)
         members.setdefault(key, []).append(
             _Member(
                 episode.episode_id,
@@ -139,19 +169,10 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
                 windows,
                 _instruction(episode),
                 instruction_runs(episode, numbers.times_ns),
-                numbers.action.astype(np.float32),
-                numbers.valid,
+                chunks.kept_small() if recipe.tokenizer is not None else None,
             )
         )
         examples.setdefault(key, episode)
-        before = sketches.get(key) or (
-            empty_sketch(numbers.action.shape[1]),
-            empty_sketch(numbers.proprio.shape[1]),
-        )
-        sketches[key] = (
-            merge(before[0], sketch(numbers.action, counted)),
-            merge(before[1], sketch(numbers.proprio, counted)),
-        )
         sources[episode.episode_id] = (episode.location, episode.source_key, episode.license)
     if bare:
         raise _no_latents(
@@ -162,18 +183,31 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             f"every matching episode was dropped: {dropped[0].message}", str(lake.root), "change the recipe", "empty"
         )
     planned = []
+    statistics: dict[str, tuple[ActionPlan, GroupStatistics]] = {}
     names: dict[str, int] = {}
     for key in sorted(members, key=str):
         names[key[0]] = names.get(key[0], 0) + 1
         name = key[0] if names[key[0]] == 1 else f"{key[0]}_{names[key[0]]}"
-        planned.append(_plan_group(name, key, members[key], sketches[key], examples[key], recipe))
+        found = gathered[key].statistics([member.episode_id for member in members[key]])
+        statistics[name] = (gathered[key].plan, found)
+        planned.append(_plan_group(name, key, members[key], gathered[key].plan, found, examples[key], recipe))
     units = [unit for group, episodes in planned for unit in _units(group, episodes, recipe, version, inputs, latents)]
     _try_formats(units, recipe)
     used = {episode.episode_id for _, episodes in planned for episode in episodes}
     content = fingerprint("lake-2", sorted((key, *hashes) for key, hashes in inputs.items() if key in used))
-    return BuildPlan(
-        tuple(group for group, _ in planned), tuple(planned), tuple(units), tuple(dropped), content, latents, sources
+    whole = BuildPlan(
+        tuple(group for group, _ in planned),
+        tuple(planned),
+        tuple(units),
+        tuple(dropped),
+        content,
+        latents,
+        sources,
+        statistics,
     )
+    for group in whole.groups:
+        whole.statistics_of(group, recipe)  # so that a form which does not suit the recipe is told before any work
+    return whole
 
 
 def _instruction(episode: StoredEpisode) -> str:
@@ -189,7 +223,9 @@ def _group_key(
         if recipe.content == "latents"
         else tuple((slot, *target_size(recipe.views, episode.views[slot])) for slot in slots)
     )
-    return (episode.dataset, episode.embodiment.name, rate_text(numbers.rate), views, episode.license)
+    # robots of one name whose cards changed between two ingests are two robots
+    robot = (episode.embodiment.name, fingerprint(episode.embodiment))
+    return (episode.dataset, robot, rate_text(numbers.rate), views, episode.license)
 
 
 def _try_formats(units: Sequence[WorkUnit], recipe: BuildRecipe) -> None:
@@ -215,24 +251,32 @@ def _try_formats(units: Sequence[WorkUnit], recipe: BuildRecipe) -> None:
                     ) from error
 
 
+def _no_action(episode: StoredEpisode) -> RecipeError:
+    robot = episode.embodiment.name
+    return RecipeError(
+        f"episodes of {robot} have no action, and samples of a release need one",
+        episode.dataset,
+        f"leave them out with --where \"embodiment != '{robot}'\"",
+        "no_action",
+    )
+
+
 def _plan_group(
     name: str,
     key: tuple[Any, ...],
     members: list[_Member],
-    sketches: tuple[Sketch, Sketch],
+    plan: ActionPlan,
+    found: GroupStatistics,
     example: StoredEpisode,
     recipe: BuildRecipe,
 ) -> tuple[GroupPlan, tuple[EpisodePlan, ...]]:
-    robot = example.embodiment.name
-    if not example.embodiment.action:
-        message = f"the {len(members)} episodes of {robot} have no action, and samples of a release need one"
-        raise RecipeError(message, name, f"leave them out with --where \"embodiment != '{robot}'\"", "no_action")
-    action, proprio = (part.stats() for part in sketches)
+    given = None if recipe.stats_from is None else given_statistics(recipe.stats_from, plan, recipe)
+    layout = chunk_layout(plan, given.chunks if given else found.chunks, recipe)
     tokenizer_json = None
     if recipe.tokenizer is not None and any(member.num_samples for member in members):
         chunks, mask = chunks_of(members, recipe.horizon)
         fitted: Tokenizer = registry.load("tokenizers", recipe.tokenizer.name).fit(
-            normalize(chunks, action, recipe.normalize), mask, **recipe.tokenizer.options
+            layout.used(layout.normalized(chunks, recipe)), mask, **recipe.tokenizer.options
         )
         # Continuous values are the action chunks that the release holds anyway.
         tokenizer_json = None if fitted.continuous else fitted.to_json()
@@ -254,17 +298,21 @@ def _plan_group(
         first_sample += member.num_samples
     group = GroupPlan(
         name=name,
-        robot=robot,
+        robot=example.embodiment.name,
         rate=key[2],
         action_names=tuple(channel.name for channel in example.embodiment.action),
         proprio_names=tuple(channel.name for channel in example.embodiment.proprio),
         views=key[3],
-        stats={"action": action.to_mapping(), "proprio": proprio.to_mapping()},
+        stats={"action": found.action.to_mapping(), "proprio": found.proprio.to_mapping()},
+        chunk=layout,
         tasks=tuple(sorted({text for episode in episodes for _, _, text in episode.texts})),
         num_episodes=len(episodes),
         num_steps=first_step,
         license=example.license,
         tokenizer_json=tokenizer_json,
+        given_stats=None
+        if given is None
+        else {"action": given.action.to_mapping(), "proprio": given.proprio.to_mapping()},
     )
     return group, tuple(episodes)
 
@@ -337,82 +385,3 @@ def _no_latents(what: str, lake: Lake, recipe: BuildRecipe) -> LakeError:
         "with views.slots, and episodes too short for a clip with --where",
         "no_latents",
     )
-
-
-def publish_build(
-    staging: Staging, plan: BuildPlan, recipe: BuildRecipe, version: str, packages: Mapping[str, str]
-) -> dict[str, Any]:
-    """Writes the index files and the manifest from the records of all units, publishes, and returns the manifest.
-
-    Raises WamloomError where a unit has no whole record.
-    """
-    records: dict[str, dict[str, Any]] = {}
-    for unit in plan.units:
-        record = staging.finished(unit.unit_id)
-        if record is None:
-            raise WamloomError(
-                "a unit has no finished record",
-                unit.unit_id,
-                "run the same command again; it writes what is missing",
-                reason="unit",
-            )
-        records[unit.unit_id] = record
-    written = {entry["path"] for record in records.values() for entry in record["files"]}
-    for path in files_under(staging.files):
-        if path.relative_to(staging.files).as_posix() not in written:
-            path.unlink()  # an index file of a publication that was cut short
-    counts: dict[str, dict[str, Any]] = {}
-    for name in recipe.formats:
-        form = cast(Format, registry.load("formats", name).FORMAT)
-        for group, episodes in plan.episodes:
-            folder = staging.files / name / group.name
-            facts = [
-                (cast(UnitPlan, unit.payload[0]), records[unit.unit_id]["facts"][name])
-                for unit in plan.units
-                if cast(UnitPlan, unit.payload[0]).group.name == group.name
-            ]
-            form.finish(group, recipe, facts, folder)
-            windows = sum(episode.num_samples for episode in episodes)
-            shown = windows * recipe.horizon if form.windowed else group.num_steps  # a window past the end is padded
-            counts.setdefault(name, {})[group.name] = {
-                "samples": windows if form.windowed else group.num_steps,
-                "frames": shown * len(group.views),
-                "episodes": sum(1 for one in episodes if one.num_samples or not form.windowed),
-            }
-    indexes = [
-        file_record(path, staging.files)
-        for path in files_under(staging.files)
-        if path.relative_to(staging.files).as_posix() not in written
-    ]
-    units = [FileRecord(**entry) for record in records.values() for entry in record["files"]]
-    manifest = {
-        "kind": "wamloom release",
-        "build": plan.fingerprint(recipe, version),
-        "wamloom": version,
-        "packages": dict(sorted(packages.items())),
-        "recipe": recipe.model_dump(mode="json"),
-        "lake_content": plan.lake_content,
-        "latents": None if plan.latents is None else {"encoder": plan.latents[0], "views": plan.latents[1]},
-        "counts": counts,
-        "groups": [_group_entry(plan, recipe, group, episodes) for group, episodes in plan.episodes],
-        "dropped": [asdict(outcome) for outcome in plan.dropped],
-        "licenses": sorted({group.license for group in plan.groups}),
-        "files": [asdict(record) for record in sorted([*units, *indexes], key=lambda record: record.path)],
-    }
-    staging.publish(manifest, indexes)
-    return manifest
-
-
-def _group_entry(
-    plan: BuildPlan, recipe: BuildRecipe, group: GroupPlan, episodes: Sequence[EpisodePlan]
-) -> dict[str, Any]:
-    return {
-        "name": group.name,
-        **describe_group(group, recipe),
-        "num_steps": group.num_steps,
-        "episodes": [
-            asdict(episode)
-            | {"location": plan.sources[episode.episode_id][0], "source_key": plan.sources[episode.episode_id][1]}
-            for episode in episodes
-        ],
-    }

@@ -1,0 +1,156 @@
+"""The action chunks of one episode as a recipe writes them, which of their steps count, and running statistics of them.
+
+Planning, writing and measuring all take chunks from here, so that a statistic is of the very numbers that are written.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from pipelines.action_plan import ActionPlan
+from pipelines.chunk_stats import ChunkSketch, ChunkStats, StatsOf, merge_chunks, normalize_steps, sketch_chunks
+from pipelines.numbers import EpisodeNumbers
+from pipelines.stats import normalize
+from pipelines.windows import Windows, chunk_rows
+from schemas.recipes import BuildRecipe
+
+BLOCK_NUMBERS = 1 << 21
+"""Of chunks that are in memory at a time; they may overlap, and so be far larger than their episode."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ActionChunks:
+    """Chunks of an episode of T steps, before normalization."""
+
+    plan: ActionPlan
+    windows: Windows
+    horizon: int
+    rate: Fraction
+    """Steps per second."""
+    action: np.ndarray
+    """float [T, A]"""
+    proprio: np.ndarray
+    """float [T, P]"""
+    valid: np.ndarray
+    """bool [T]: whether the step counts."""
+    base_valid: np.ndarray
+    """bool [T]: whether a chunk can be relative to the step; a view that lags does not forbid it."""
+
+    @staticmethod
+    def of(plan: ActionPlan, numbers: EpisodeNumbers, windows: Windows, horizon: int) -> "ActionChunks":
+        """The chunks of an episode whose steps are ``numbers``."""
+        own = plan.recipe.base == "self" and plan.recipe.source == "action"
+        origin = numbers.commands if own else numbers.measured
+        return ActionChunks(
+            plan, windows, horizon, numbers.rate, numbers.action, numbers.proprio, numbers.valid, origin.valid
+        )
+
+    def kept_small(self) -> "ActionChunks":
+        """The same in float32, without what the plan does not look at: to be remembered of many episodes."""
+        reads_proprio = self.plan.needs_base or self.plan.recipe.source == "proprio"
+        proprio = self.proprio if reads_proprio else self.proprio[:, :0]
+        return dataclasses.replace(
+            self, action=self.action.astype(np.float32), proprio=proprio.astype(np.float32, copy=True)
+        )
+
+    def with_plan(self, plan: ActionPlan) -> "ActionChunks":
+        """The chunks of another absolute plan for the same steps."""
+        return dataclasses.replace(self, plan=plan)
+
+    def blocks(self, starts: np.ndarray) -> Iterator[np.ndarray]:
+        """``starts`` [N] in order, so many at a time that their chunks fit into memory."""
+        width = max(self.plan.width, self.action.shape[1], self.proprio.shape[1])
+        size = max(1, BLOCK_NUMBERS // (self.horizon * width))
+        for first in range(0, len(starts), size):
+            yield starts[first : first + size]
+
+    def check(self) -> None:
+        """Raises LayoutError, naming the step as a chunk, where a chunk that begins at any step could not be written."""
+        if not self.plan.as_recorded:
+            single = dataclasses.replace(self, horizon=1)
+            for starts in single.blocks(np.arange(len(self.valid))):
+                single.at(starts)
+
+    def at(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """float [N, H, W], and bool [N, H] of the steps that count, of the chunks of the samples at ``starts`` [N].
+
+        What lies past the end of the episode, in a gap or over a bound repeats the last step before, and does not count;
+        nor does a step that is relative to one without a measurement. Raises LayoutError where a rotation is none.
+        """
+        recipe = self.plan.recipe
+        rows, inside = chunk_rows(self.windows, starts, self.horizon, recipe.lead)
+        mask = inside & self.valid[rows]
+        values = (self.action if recipe.source == "action" else self.proprio)[rows]
+        if self.plan.as_recorded:
+            return values, mask
+        base = None
+        if self.plan.needs_base:
+            segments = self.windows.run_starts[starts]
+            base = self.plan.base(self.action, self.proprio, starts, segments)
+            mask &= self.base_valid[self.plan.base_rows(starts, segments)][:, None]
+            if recipe.reference in ("framewise", "velocity"):
+                mask[:, 1:] &= self.valid[rows[:, :-1]]
+        return self.plan.transform(values, base, self.rate), mask
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkLayout:
+    """What the W numbers of a chunk's step are, and how they are normalized; the same for all episodes of a group."""
+
+    names: tuple[str, ...]
+    mask: tuple[bool, ...]
+    """Which of them mean something; the others are zero."""
+    unmoved: tuple[str, ...]
+    """Which stay absolute though the recipe is relative, grippers aside."""
+    plan: str
+    """``ActionPlan.fingerprint``."""
+    stats: ChunkStats
+    """Before normalization; steps are () where nothing asks for them."""
+
+    def normalized(self, chunks: np.ndarray, recipe: BuildRecipe) -> np.ndarray:
+        """float64 [N, H, W]: chunks as a release holds them; numbers without meaning stay zero."""
+        if recipe.normalize_by == "step":
+            return normalize_steps(chunks, self.stats, recipe.normalize, clamp=recipe.clamp)
+        return normalize(chunks, self.stats.overall, recipe.normalize, clamp=recipe.clamp)
+
+    def used(self, chunks: np.ndarray) -> np.ndarray:
+        """[N, H, V]: the numbers that mean something, which is what tokens are of."""
+        return chunks[..., np.array(self.mask, dtype=bool)]
+
+
+class RunningSketch:
+    """Statistics of chunks [N, H, W] that come little by little: gathered first, since merging costs more than adding.
+
+    ``by_step`` False takes all steps together, as chunks of one step.
+    """
+
+    def __init__(self, of: StatsOf, by_step: bool = True) -> None:
+        self._of, self._by_step = of, by_step
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._num_waiting = 0
+        self._done: ChunkSketch | None = None
+
+    def add(self, values: np.ndarray, mask: np.ndarray) -> None:
+        """``values`` [N, H, W], of which the steps ``mask`` [N, H] count. Raises LayoutError where one of these is NaN."""
+        if not self._by_step:
+            values, mask = values.reshape(-1, 1, values.shape[-1]), mask.reshape(-1, 1)
+        self._waiting.append((values, mask))
+        self._num_waiting += values.size
+        if self._num_waiting >= BLOCK_NUMBERS:
+            self._gather()
+
+    def sketch(self) -> ChunkSketch | None:
+        """Of all that was added; None where that is nothing."""
+        self._gather()
+        return self._done
+
+    def _gather(self) -> None:
+        if not self._waiting:
+            return
+        values, masks = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        found = sketch_chunks(values, masks, self._of)
+        self._done = found if self._done is None else merge_chunks(self._done, found)
+        self._waiting, self._num_waiting = [], 0

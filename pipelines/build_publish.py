@@ -1,0 +1,100 @@
+"""The build line, ended: index files, statistics and the manifest, from what the units wrote."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, cast
+
+from pipelines import registry
+from pipelines.build_plan import BuildPlan
+from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan, describe_group
+from pipelines.release import STATISTICS, Staging
+from pipelines.storage import file_record, files_under, write_durably
+from schemas.errors import WamloomError
+from schemas.recipes import BuildRecipe
+from schemas.work import FileRecord
+
+
+def publish_build(
+    staging: Staging, plan: BuildPlan, recipe: BuildRecipe, version: str, packages: Mapping[str, str]
+) -> dict[str, Any]:
+    """Writes the index files and the manifest from the records of all units, publishes, and returns the manifest.
+
+    Raises WamloomError where a unit has no whole record.
+    """
+    records: dict[str, dict[str, Any]] = {}
+    for unit in plan.units:
+        record = staging.finished(unit.unit_id)
+        if record is None:
+            raise WamloomError(
+                "a unit has no finished record",
+                unit.unit_id,
+                "run the same command again; it writes what is missing",
+                reason="unit",
+            )
+        records[unit.unit_id] = record
+    written = {entry["path"] for record in records.values() for entry in record["files"]}
+    for path in files_under(staging.files):
+        if path.relative_to(staging.files).as_posix() not in written:
+            path.unlink()  # an index file of a publication that was cut short
+    counts: dict[str, dict[str, Any]] = {}
+    for name in recipe.formats:
+        form = cast(Format, registry.load("formats", name).FORMAT)
+        for group, episodes in plan.episodes:
+            folder = staging.files / name / group.name
+            facts = [
+                (cast(UnitPlan, unit.payload[0]), records[unit.unit_id]["facts"][name])
+                for unit in plan.units
+                if cast(UnitPlan, unit.payload[0]).group.name == group.name
+            ]
+            form.finish(group, recipe, facts, folder)
+            windows = sum(episode.num_samples for episode in episodes)
+            shown = windows * recipe.horizon if form.windowed else group.num_steps  # a window past the end is padded
+            counts.setdefault(name, {})[group.name] = {
+                "samples": windows if form.windowed else group.num_steps,
+                "frames": shown * len(group.views),
+                "episodes": sum(1 for one in episodes if one.num_samples or not form.windowed),
+            }
+    for group in plan.groups:
+        for file, content in plan.statistics_of(group, recipe).items():
+            text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            path = staging.files / STATISTICS / group.name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(path, (text + "\n").encode())
+    indexes = [
+        file_record(path, staging.files)
+        for path in files_under(staging.files)
+        if path.relative_to(staging.files).as_posix() not in written
+    ]
+    units = [FileRecord(**entry) for record in records.values() for entry in record["files"]]
+    manifest = {
+        "kind": "wamloom release",
+        "build": plan.fingerprint(recipe, version),
+        "wamloom": version,
+        "packages": dict(sorted(packages.items())),
+        "recipe": recipe.model_dump(mode="json"),
+        "lake_content": plan.lake_content,
+        "latents": None if plan.latents is None else {"encoder": plan.latents[0], "views": plan.latents[1]},
+        "counts": counts,
+        "groups": [_group_entry(plan, recipe, group, episodes) for group, episodes in plan.episodes],
+        "dropped": [asdict(outcome) for outcome in plan.dropped],
+        "licenses": sorted({group.license for group in plan.groups}),
+        "files": [asdict(record) for record in sorted([*units, *indexes], key=lambda record: record.path)],
+    }
+    staging.publish(manifest, indexes)
+    return manifest
+
+
+def _group_entry(
+    plan: BuildPlan, recipe: BuildRecipe, group: GroupPlan, episodes: Sequence[EpisodePlan]
+) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        **describe_group(group, recipe),
+        "num_steps": group.num_steps,
+        "episodes": [
+            asdict(episode)
+            | {"location": plan.sources[episode.episode_id][0], "source_key": plan.sources[episode.episode_id][1]}
+            for episode in episodes
+        ],
+    }

@@ -1,0 +1,272 @@
+"""The statistics of a build: of steps as recorded and of chunks as written, gathered while it is planned, and their files."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.action_chunks import ActionChunks, ChunkLayout, RunningSketch
+from pipelines.action_plan import ActionPlan
+from pipelines.chunk_stats import ChunkSketch, ChunkStats, Outliers, StatsOf, outliers, require_same
+from pipelines.stats import Stats, sketch, stats_from_json
+from pipelines.stats_export import (
+    fastwam_dataset_stats,
+    gear_relative_horizon_stats,
+    gear_relative_stats,
+    gear_stats,
+    gigaworld_norm_stats,
+    openpi_norm_stats,
+)
+from schemas.action_recipe import ActionRecipe
+from schemas.errors import LayoutError, RecipeError, WamloomError
+from schemas.fingerprint import fingerprint
+from schemas.recipes import BuildRecipe, StatisticsForm
+
+KIND = "wamloom statistics"
+FILE = "statistics.json"
+MAX_STEP_NUMBERS = 2_048
+"""Numbers of a chunk (steps times channels) up to which each step has statistics of its own: a quarter of a MiB each."""
+MAX_FILE_BYTES = 1 << 28
+"""Of statistics to be read."""
+
+_BY_STEP: tuple[StatisticsForm, ...] = ("gear", "fastwam")
+_NAMES = {"joints": "joint", "position": "eef", "rotation": "eef_rotation"}
+
+
+@dataclass(frozen=True, slots=True)
+class GroupStatistics:
+    """Of one group, before normalization."""
+
+    of: StatsOf
+    action: Stats
+    """Of single steps, as recorded."""
+    proprio: Stats
+    chunks: ChunkStats
+    """Of chunks as written; steps are () where there are too many numbers, or a step never counts."""
+    is_exact: bool
+    """Whether the quantiles of all steps together are exact; else to 1 part in 1,000 (see ``pipelines.stats``)."""
+    outliers: tuple[Outliers, ...]
+    proprio_chunks: ChunkStats | None
+    """Of states at the steps of the chunks; None where no form asks for them."""
+
+
+class GroupGathering:
+    """Takes the episodes of one group, one after the other, and gives their statistics."""
+
+    def __init__(self, recipe: BuildRecipe, plan: ActionPlan, proprio_plan: ActionPlan | None) -> None:
+        wide = recipe.horizon * int(plan.mask.sum()) > MAX_STEP_NUMBERS
+        asked = [form for form in recipe.statistics if form in _BY_STEP]
+        if wide and (asked or recipe.normalize_by == "step"):
+            raise RecipeError(
+                f"statistics of each of {recipe.horizon} steps of {int(plan.mask.sum())} numbers are more than "
+                f"{MAX_STEP_NUMBERS} numbers",
+                "horizon",
+                "shorten it, leave parts out with actions.parts, or leave out what needs them: "
+                + ", ".join([*asked, *(["normalize_by"] if recipe.normalize_by == "step" else [])]),
+            )
+        self.plan, self.proprio_plan = plan, proprio_plan
+        self._recipe = recipe
+        nowhere = StatsOf.of_plan(plan, "")
+        self._steps = {name: RunningSketch(nowhere) for name in ("action", "proprio")}
+        self._chunks = RunningSketch(nowhere, by_step=not wide)
+        self._proprio_chunks = RunningSketch(nowhere)
+
+    def add(self, chunks: ActionChunks, counted: np.ndarray) -> None:
+        """An episode of T steps, of which ``counted`` bool [T] count."""
+        for name, values in (("action", chunks.action), ("proprio", chunks.proprio)):
+            if values.shape[1]:
+                self._steps[name].add(values[:, None], counted[:, None])
+        for starts in chunks.blocks(chunks.windows.starts):
+            self._chunks.add(*chunks.at(starts))
+            if self.proprio_plan is not None:
+                self._proprio_chunks.add(*chunks.with_plan(self.proprio_plan).at(starts))
+
+    def statistics(self, episode_ids: Sequence[str]) -> GroupStatistics:
+        """Of all episodes taken, which are ``episode_ids``. Raises LayoutError or RecipeError where no step counts."""
+        recipe = self._recipe
+        chosen = (recipe.segments, recipe.rate, recipe.horizon, recipe.sample_stride)
+        of = StatsOf.of_plan(self.plan, fingerprint("stats-data-1", sorted(episode_ids), *chosen))
+        action, proprio = (self._of_steps(name) for name in ("action", "proprio"))
+        found = self._chunks.sketch()
+        if found is None or not found.overall.count:
+            if not self.plan.as_recorded or recipe.normalize_by == "step":
+                raise RecipeError(
+                    "no chunk has a step that counts, to take statistics of",
+                    "horizon",
+                    "are the episodes shorter, or is everything left out by segments?",
+                )
+            return GroupStatistics(of, action, proprio, ChunkStats(of, action, ()), True, (), None)
+        overall = found.overall
+        # chunks as recorded are made of the steps: these, each counted once, are what both are normalized by
+        stats = ChunkStats(of, action if self.plan.as_recorded else overall.stats(), _step_stats(found))
+        if not stats.steps and (recipe.normalize_by == "step" or any(form in _BY_STEP for form in recipe.statistics)):
+            found.stats()  # raises, naming the step that never counts
+        seen = self._proprio_chunks.sketch()
+        return GroupStatistics(
+            of,
+            action,
+            proprio,
+            stats,
+            overall.is_exact,
+            outliers(overall),
+            None if seen is None else ChunkStats(of, seen.overall.stats(), _step_stats(seen)),
+        )
+
+    def _of_steps(self, name: str) -> Stats:
+        if name == "proprio" and not self.plan.embodiment.proprio:
+            return sketch(np.zeros((1, 0)), np.ones(1, dtype=bool)).stats()
+        found = self._steps[name].sketch()
+        if found is None:
+            raise LayoutError("no valid rows to take statistics of", hint="is everything masked, or left out?")
+        return found.overall.stats()
+
+
+def _step_stats(found: ChunkSketch) -> tuple[Stats, ...]:
+    """Of each step of the horizon; () where one never counts, or they were taken together."""
+    if not all(step.count for step in found.steps):
+        return ()
+    return tuple(step.stats() for step in found.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenStatistics:
+    """What a ``statistics.json`` holds that normalizes: of the chunks, and of single steps."""
+
+    chunks: ChunkStats
+    action: Stats
+    proprio: Stats
+
+
+def given_statistics(path: str, plan: ActionPlan, recipe: BuildRecipe) -> GivenStatistics:
+    """The statistics of another build, for chunks of ``plan``.
+
+    Raises FingerprintMismatch where they are of other quantities and says which, RecipeError where the file is none.
+    """
+    hint = "give the statistics.json that lies in stats/<group> of a release"
+    try:
+        if Path(path).stat().st_size > MAX_FILE_BYTES:
+            raise RecipeError(f"larger than {MAX_FILE_BYTES} bytes", path, hint)
+        plain = json.loads(Path(path).read_bytes())
+        if plain["kind"] != KIND:
+            raise ValueError(f"kind {plain['kind']!r}")
+        of = StatsOf(**{key: str(value) for key, value in plain["of"].items()})
+        steps = tuple(_stats(step) for step in plain["chunks"]["steps"])
+        chunks = ChunkStats(of, _stats(plain["chunks"]["overall"]), steps)
+        given = GivenStatistics(chunks, _stats(plain["action"]["stats"]), _stats(plain["proprio"]["stats"]))
+        require_same(of, StatsOf.of_plan(plan, ""))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, LayoutError) as error:
+        raise RecipeError(f"not statistics of a build: {error}", path, hint) from error
+    widths = {len(one.mean) for one in (chunks.overall, *steps)}
+    robot = (len(plan.embodiment.action), len(plan.embodiment.proprio))
+    if widths != {plan.width} or (len(given.action.mean), len(given.proprio.mean)) != robot:
+        raise RecipeError("the statistics do not have as many channels as the robot", path, hint)
+    if recipe.normalize_by == "step" and len(steps) != recipe.horizon:
+        raise RecipeError(
+            f"they are of {len(steps)} steps, the horizon is {recipe.horizon}",
+            path,
+            'set the same horizon, or normalize_by = "all"',
+        )
+    return given
+
+
+def _stats(plain: Any) -> Stats:
+    return stats_from_json(json.dumps(plain))
+
+
+def chunk_layout(plan: ActionPlan, stats: ChunkStats, recipe: BuildRecipe) -> ChunkLayout:
+    """What units need to know of chunks; statistics of steps only where they normalize."""
+    steps = stats.steps if recipe.normalize_by == "step" else ()
+    return ChunkLayout(
+        plan.names,
+        tuple(bool(one) for one in plan.mask),
+        plan.unmoved,
+        plan.fingerprint,
+        ChunkStats(stats.of, stats.overall, steps),
+    )
+
+
+def statistics_files(
+    recipe: BuildRecipe, plan: ActionPlan, found: GroupStatistics, facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Name -> JSON of every file of one group's statistics: ours, and those of the forms that the recipe names.
+
+    ``facts`` tell of the group; ``num_episodes`` and ``num_steps`` must be among them. Raises WamloomError that names the
+    form which does not suit the recipe.
+    """
+    files: dict[str, Any] = {
+        FILE: {
+            "kind": KIND,
+            **facts,
+            "of": asdict(found.of),
+            "chunks": {
+                "names": list(plan.names),
+                "mask": plan.mask.tolist(),
+                "quantiles_are_exact": found.is_exact,
+                "overall": found.chunks.overall.to_mapping(),
+                "steps": [step.to_mapping() for step in found.chunks.steps],
+                "outliers": [asdict(one) for one in found.outliers],
+            },
+            "action": {"stats": found.action.to_mapping()},
+            "proprio": {"stats": found.proprio.to_mapping()},
+        }
+    }
+    for form in recipe.statistics:
+        try:
+            files |= _form_files(form, recipe, plan, found, facts)
+        except WamloomError as error:
+            raise RecipeError(
+                f"statistics in the form of {form}: {error.message}", str(facts.get("group", "")), error.hint
+            ) from error
+    return files
+
+
+def _form_files(
+    form: StatisticsForm,
+    recipe: BuildRecipe,
+    plan: ActionPlan,
+    found: GroupStatistics,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    chunks = found.chunks
+    if form == "openpi":
+        return {"norm_stats.json": openpi_norm_stats(found.proprio, chunks.overall)}
+    if form == "gigaworld":
+        return {"gigaworld_norm_stats.json": gigaworld_norm_stats(found.proprio, chunks.overall)}
+    if form == "fastwam":
+        state = {} if found.proprio_chunks is None else {"default": found.proprio_chunks}
+        numbers = (int(facts["num_episodes"]), int(facts["num_steps"]))
+        return {"dataset_stats.json": fastwam_dataset_stats(state, {"default": chunks}, *numbers)}
+    columns = {"observation.state": found.proprio, "action": found.action}
+    files: dict[str, Any] = {
+        "stats.json": gear_stats({name: stats for name, stats in columns.items() if len(stats.mean)})
+    }
+    if recipe.actions.reference != "absolute":
+        parts = {name: chunks.channels(slots) for name, slots in moved_slots(plan).items()}
+        files["relative_stats_dreamzero.json"] = gear_relative_stats(parts)
+        files["relative_horizon_stats_dreamzero.json"] = gear_relative_horizon_stats(parts)
+    return files
+
+
+def moved_slots(plan: ActionPlan) -> dict[str, list[int]]:
+    """The slots of what is relative, by a name as modality.json has it: ``joint_position``, ``left_eef_position``."""
+    numbers = {
+        *plan.written.map.numbers,
+        *(c for pose in plan.written.map.poses for c in (*pose.position, *pose.rotation)),
+    }
+    parts: dict[str, list[int]] = {}
+    for number in sorted(numbers):
+        role = plan.written.roles[number]
+        name = _NAMES.get(role.part, role.part)
+        label = name if name == "eef_rotation" else f"{name}_position"
+        parts.setdefault(f"{role.arm}_{label}" if role.arm else label, []).append(int(plan.indices[number]))
+    return parts
+
+
+def proprio_plan(recipe: BuildRecipe, plan: ActionPlan) -> ActionPlan | None:
+    """States as they are, at the steps of the chunks: for the forms that want statistics of these."""
+    if "fastwam" not in recipe.statistics or not plan.embodiment.proprio:
+        return None
+    return ActionPlan.of(plan.embodiment, ActionRecipe(source="proprio"))
