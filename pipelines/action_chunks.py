@@ -15,6 +15,7 @@ from pipelines.chunk_stats import ChunkSketch, ChunkStats, StatsOf, merge_chunks
 from pipelines.numbers import EpisodeNumbers
 from pipelines.stats import normalize
 from pipelines.windows import Windows, chunk_rows
+from schemas.errors import LayoutError
 from schemas.recipes import BuildRecipe
 
 BLOCK_NUMBERS = 1 << 21
@@ -68,11 +69,20 @@ class ActionChunks:
             yield starts[first : first + size]
 
     def check(self) -> None:
-        """Raises LayoutError, naming the step as a chunk, where a chunk that begins at any step could not be written."""
-        if not self.plan.as_recorded:
-            single = dataclasses.replace(self, horizon=1)
-            for starts in single.blocks(np.arange(len(self.valid))):
+        """Raises LayoutError that names the step where a value that counts is not finite, or a rotation is none."""
+        for name, values in (("action", self.action), ("proprio", self.proprio)):
+            bad = np.argwhere(~np.isfinite(values) & self.valid[:, None])
+            if len(bad):
+                step, channel = (int(index) for index in bad[0])
+                raise LayoutError(f"{name} is {values[step, channel]}", f"step {step}, channel {channel}")
+        if self.plan.as_recorded:
+            return
+        single = dataclasses.replace(self, horizon=1)
+        for starts in single.blocks(np.arange(len(self.valid))):
+            try:
                 single.at(starts)
+            except LayoutError as error:
+                raise LayoutError(error.message, f"{error.where}, from step {starts[0]} on", error.hint) from error
 
     def at(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """float [N, H, W], and bool [N, H] of the steps that count, of the chunks of the samples at ``starts`` [N].

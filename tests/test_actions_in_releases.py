@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from pipelines import registry
+from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
 from pipelines.lake import Lake
 from pipelines.selection import stored_episodes
 from pipelines.stats import Stats, denormalize, stats_from_json
 from schemas.action_recipe import ActionRecipe
-from schemas.errors import FingerprintMismatch, RecipeError
+from schemas.errors import FingerprintMismatch, LayoutError, RecipeError
 from schemas.recipes import BuildRecipe, SegmentFilter, TokenizerRecipe, ViewsRecipe
 from tests.chain import read_json, run_build, run_ingest, tables, tar_samples, vectors, write_short
 from tests.gap_lake import GAP, NUM_STEPS, SECOND_TASK, gap_lake
@@ -252,6 +253,21 @@ def test_forms_that_trainers_read_are_written_and_listed(arm: Path, tmp_path: Pa
     assert len(read_json(found.folder / "gigaworld_norm_stats.json")["norm_stats"]["action"]["mean"]) == 32
     listed = {entry["path"] for entry in read_json(tmp_path / "out/manifest.json")["files"]}
     assert {path.relative_to(tmp_path / "out").as_posix() for path in found.folder.iterdir()} <= listed
+
+
+def test_an_episode_that_cannot_be_written_is_left_out_and_the_manifest_says_why(
+    arm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(chunks: ActionChunks) -> None:
+        if len(chunks.valid) == 9:
+            raise LayoutError("the quaternion has no length", "row 3")
+
+    monkeypatch.setattr(ActionChunks, "check", check)
+    found = built(arm, tmp_path / "out", actions=RELATIVE)
+    assert [one["num_steps"] for one in found.group["episodes"]] == [12]
+    (dropped,) = read_json(tmp_path / "out/manifest.json")["dropped"]
+    assert dropped["reason"] == "bad_action"
+    assert "the quaternion has no length (row 3)" in dropped["message"]
 
 
 def test_outliers_are_told(lake: Path, tmp_path: Path) -> None:
