@@ -22,7 +22,7 @@ from pipelines.rows import StoredEpisode
 from pipelines.selection import chunks_of, kept_ids, stored_episodes
 from pipelines.stats import Sketch, empty_sketch, merge, normalize, sketch
 from pipelines.storage import file_record, files_under
-from pipelines.tokenizers import Tokenizer
+from pipelines.tokenizers import Tokenizer, check_offset
 from pipelines.views import target_size
 from pipelines.windows import Windows, plan_windows
 from schemas.errors import LakeError, RecipeError, WamloomError
@@ -90,6 +90,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     """
     if not recipe.formats:
         raise RecipeError("no format is named", hint=f"known: {', '.join(registry.names('formats'))}")
+    check_offset(recipe.tokenizer)
     ids = kept_ids(lake, recipe.where)
     latents, latent_hashes = _choose_latents(lake, recipe, {episode_id for episode_id, _ in ids})
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))

@@ -18,7 +18,7 @@ from pipelines.numbers import check_rate, numbers_of
 from pipelines.selection import chunks_of, kept_ids, stored_episodes
 from pipelines.stats import Normalization, Stats, denormalize, normalize, sketch
 from pipelines.token_errors import errors_by_quantity
-from pipelines.tokenizers import Tokenizer
+from pipelines.tokenizers import Tokenizer, check_offset
 from pipelines.windows import Windows, plan_windows
 from schemas.embodiment import Embodiment
 from schemas.errors import LakeError, LayoutError, RecipeError, UsageError
@@ -69,8 +69,9 @@ def candidates(names: Sequence[str], recipe: BuildRecipe, published: Sequence[st
     """The tokenizers ``names`` (none: every one there is), and FAST of each folder ``published``.
 
     The one that the recipe names gets the options of the recipe. Raises UsageError for an unknown name, RecipeError where
-    a published folder cannot be used.
+    a published folder cannot be used, or the recipe contradicts itself.
     """
+    check_offset(recipe.tokenizer)
     chosen = []
     for name in names or registry.names("tokenizers"):
         registry.load("tokenizers", name)

@@ -166,6 +166,8 @@ def test_options_of_the_recipe_are_those_of_the_tokenizer_it_names() -> None:
         candidates(("bin",), recipe, ())
     with pytest.raises(RecipeError, match="cannot be read"):
         candidates((), recipe, ("nowhere",))
+    moved = BuildRecipe(tokenizer=TokenizerRecipe(name="beast", offset=5))
+    assert len(candidates((), moved, ())) == len(registry.names("tokenizers"))
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +227,7 @@ def test_the_verb_tells_a_table_and_one_object(lake: Path, tmp_path: Path, capsy
         ("--published nowhere", "cannot be read"),
         ("--holdout 1.5", "holdout = 1.5 is not possible"),
         ("--set horizn=4", "unknown key 'horizn'"),
+        ("--set tokenizer.name=identity --set tokenizer.offset=9", "tokenizer.offset: identity keeps the values"),
     ],
 )
 def test_wrong_use_of_the_verb_is_2_with_a_hint(

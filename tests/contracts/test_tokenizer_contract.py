@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines import registry
-from pipelines.tokenizers import Tokenizer, bins
+from pipelines.tokenizers import Tokenizer, bins, is_continuous
 from schemas.errors import FingerprintMismatch, LayoutError, RecipeError, WamloomError
 from tests.real import real_data
 
@@ -45,6 +45,7 @@ def test_tokens_lie_in_the_vocabulary_and_decode_to_the_shape(name: str, options
     values = chunks()
     tokenizer = fitted(name, options, values)
     assert tokenizer.name == name
+    assert tokenizer.continuous == is_continuous(name)
     tokens = tokenizer.encode(values)
     assert len(tokens) == len(values)
     for sequence in tokens:
