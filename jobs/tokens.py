@@ -45,11 +45,12 @@ def _heading(group: Mapping[str, Any], horizon: int, normalize: str) -> str:
         if group["held_out"]
         else f"{group['measured_episodes']} that were fitted to (none held out)"
     )
+    copies = f"; {group['duplicates']} are copies of each other, kept on one side" if group["duplicates"] else ""
     return (
         f"{group['dataset']}: {group['robot']} at {group['rate']} Hz, {len(group['action'])} channels, horizon {horizon}, "
         f"normalize {normalize}\n"
         f"  fitted to {group['fitted_episodes']} episodes ({group['fitted_chunks']} chunks), "
-        f"measured on {others} ({group['measured_chunks']} chunks)"
+        f"measured on {others} ({group['measured_chunks']} chunks){copies}"
     )
 
 

@@ -27,7 +27,7 @@ from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, check_rate, instruction_runs, numbers_of
 from pipelines.rows import StoredEpisode
 from pipelines.selection import chunks_of, kept_ids, stored_episodes
-from pipelines.tokenizers import Tokenizer
+from pipelines.tokenizers import Tokenizer, check_offset
 from pipelines.views import target_size
 from pipelines.windows import Windows, plan_windows
 from schemas.errors import LakeError, LayoutError, RecipeError, WamloomError
@@ -108,6 +108,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     """
     if not recipe.formats:
         raise RecipeError("no format is named", hint=f"known: {', '.join(registry.names('formats'))}")
+    check_offset(recipe.tokenizer)
     ids = kept_ids(lake, recipe.where)
     latents, latent_hashes = _choose_latents(lake, recipe, {episode_id for episode_id, _ in ids})
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))

@@ -5,7 +5,7 @@ What is measured was, where there is more than one episode, not fitted to. Reads
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from pipelines import registry
+from pipelines.holdout import families, held_out
 from pipelines.lake import Lake
 from pipelines.numbers import check_rate, numbers_of
 from pipelines.selection import chunks_of, kept_ids, stored_episodes
 from pipelines.stats import Normalization, Stats, denormalize, normalize, sketch
 from pipelines.token_errors import errors_by_quantity
-from pipelines.tokenizers import Tokenizer
+from pipelines.tokenizers import Tokenizer, check_offset
+from pipelines.twins import twin_pairs
 from pipelines.windows import Windows, plan_windows
 from schemas.embodiment import Embodiment
 from schemas.errors import LakeError, LayoutError, RecipeError, UsageError
@@ -69,8 +71,9 @@ def candidates(names: Sequence[str], recipe: BuildRecipe, published: Sequence[st
     """The tokenizers ``names`` (none: every one there is), and FAST of each folder ``published``.
 
     The one that the recipe names gets the options of the recipe. Raises UsageError for an unknown name, RecipeError where
-    a published folder cannot be used.
+    a published folder cannot be used, or the recipe contradicts itself.
     """
+    check_offset(recipe.tokenizer)
     chosen = []
     for name in names or registry.names("tokenizers"):
         registry.load("tokenizers", name)
@@ -84,24 +87,14 @@ def candidates(names: Sequence[str], recipe: BuildRecipe, published: Sequence[st
     return chosen
 
 
-def held_out(episode_ids: Collection[str], holdout: float) -> set[str]:
-    """Episodes to measure on and not to fit to: the first ``holdout`` of them by a hash of their ids, and at least one.
-
-    One always remains to fit to; of a single episode, and for ``holdout`` 0, none is held out.
-    """
-    ordered = sorted(episode_ids, key=lambda episode_id: fingerprint("holdout-1", episode_id))
-    if not holdout:
-        return set()
-    return set(ordered[: min(max(1, round(holdout * len(ordered))), len(ordered) - 1)])
-
-
 def bench(
     lake: Lake, recipe: BuildRecipe, wanted: Sequence[Candidate], holdout: float, clock: Callable[[], float]
 ) -> dict[str, Any]:
     """``groups``, one for each data set, robot and rate, with a row for each of ``wanted``; and ``skipped`` episodes by reason.
 
-    Chunks, their masks and their normalisation are those of a build of ``recipe``. ``clock`` gives seconds. Raises
-    LakeError where no episode can be used, UsageError where ``holdout`` is not in [0, 1).
+    Chunks, their masks and their normalisation are those of a build of ``recipe``; episodes that are probably one recording
+    are all fitted to, or all held out. ``clock`` gives seconds. Raises LakeError where no episode can be used, UsageError
+    where ``holdout`` is not in [0, 1).
     """
     if not 0 <= holdout < 1:
         raise UsageError(f"holdout = {holdout:g} is not possible", hint="set a part of the episodes, such as 0.2")
@@ -111,11 +104,13 @@ def bench(
         members.setdefault(key, []).append(recorded)
     if not members:
         raise LakeError(f"no episode can be used: {next(iter(skipped))}", str(lake.root), "change the recipe", "empty")
+    twins = _twins(lake, [one for group in members.values() for one in group])
     groups = []
     for key in sorted(members, key=lambda key: (key[:3], fingerprint(key[3]))):
         dataset, robot, rate, embodiment = key
         group = members[key]
-        held = held_out({one.episode_id for one in group}, holdout)
+        ids = {one.episode_id for one in group}
+        held = held_out(ids, holdout, twins)
         fit = [one for one in group if one.episode_id not in held]
         measured = [one for one in group if one.episode_id in held] or group
         fitted = Chunks(*chunks_of(fit, recipe.horizon))
@@ -134,10 +129,18 @@ def bench(
                 "measured_episodes": len(measured),
                 "measured_chunks": len(tried.values),
                 "held_out": bool(held),
+                "duplicates": sum(len(family) for family in families(ids, twins) if len(family) > 1),
                 "rows": rows,
             }
         )
     return {"groups": groups, "skipped": dict(sorted(skipped.items()))}
+
+
+def _twins(lake: Lake, recorded: Sequence[Recorded]) -> list[tuple[str, str]]:
+    """Pairs of episodes with which the same motion would lie on both sides of the split: twins, and equal actions."""
+    first: dict[str, str] = {}
+    same = [(first.setdefault(fingerprint(one.action), one.episode_id), one.episode_id) for one in recorded]
+    return [*twin_pairs(lake, [one.episode_id for one in recorded]), *same]
 
 
 def _recorded(

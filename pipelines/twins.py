@@ -31,6 +31,16 @@ def set_facts(lake: Lake, episode_ids: Collection[str]) -> list[EpisodeFacts]:
     return [_fact(row, exact, alike.get(row["episode_id"], ())) for row, (exact, _) in zip(rows, known, strict=True)]
 
 
+def twin_pairs(lake: Lake, episode_ids: Collection[str]) -> list[tuple[str, str]]:
+    """Pairs of these kept episodes that are probably one recording: with the very same numbers, or much the same ones."""
+    pairs: list[tuple[str, str]] = []
+    first: dict[str, str] = {}
+    for fact in set_facts(lake, episode_ids):
+        same = first.setdefault(fact.action_sha256, fact.episode_id)
+        pairs += [(other, fact.episode_id) for other in (same, *(other for other, _ in fact.alike))]
+    return [(one, other) for one, other in pairs if one != other]
+
+
 def _fact(row: Row, exact: str, alike: Sequence[tuple[str, Likeness]]) -> EpisodeFacts:
     return EpisodeFacts(
         row["episode_id"],

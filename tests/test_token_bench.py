@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 
 from jobs.cli import main
 from pipelines import registry
+from pipelines.holdout import families
 from pipelines.lake import Lake
 from pipelines.stats import sketch
-from pipelines.token_bench import Candidate, Chunks, _recorded, bench, candidates, held_out, measure
+from pipelines.token_bench import Candidate, Chunks, _recorded, _twins, bench, candidates, measure
 from pipelines.token_errors import errors_by_quantity
 from pipelines.tokenizers import fast
 from schemas.embodiment import Channel, ChannelKind, Embodiment, Gripper
@@ -147,16 +149,6 @@ def test_sequences_that_do_not_decode_are_counted_and_have_no_errors() -> None:
     assert 0 < row["random_undecodable"] < 1
 
 
-def test_what_is_held_out_hangs_on_nothing_but_the_episodes() -> None:
-    ids = [f"episode {index}" for index in range(20)]
-    held = held_out(ids, 0.2)
-    assert len(held) == 4
-    assert held_out(reversed(ids), 0.2) == held
-    assert held < held_out(ids, 0.5)
-    assert len(held_out(ids[:2], 0.01)) == len(held_out(ids[:2], 0.99)) == 1
-    assert held_out(ids[:1], 0.2) == held_out(ids, 0) == set()
-
-
 def test_options_of_the_recipe_are_those_of_the_tokenizer_it_names() -> None:
     recipe = BuildRecipe(tokenizer=TokenizerRecipe(name="beast", options={"num_basis": 5}))
     every = candidates((), recipe, ())
@@ -166,6 +158,8 @@ def test_options_of_the_recipe_are_those_of_the_tokenizer_it_names() -> None:
         candidates(("bin",), recipe, ())
     with pytest.raises(RecipeError, match="cannot be read"):
         candidates((), recipe, ("nowhere",))
+    moved = BuildRecipe(tokenizer=TokenizerRecipe(name="beast", offset=5))
+    assert len(candidates((), moved, ())) == len(registry.names("tokenizers"))
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +184,32 @@ def test_a_bench_is_of_what_a_build_would_take(lake: Path) -> None:
     assert (arm["fitted_episodes"], arm["measured_episodes"], arm["held_out"]) == (1, 1, False)
     with pytest.raises(UsageError, match="holdout = 1 is not possible"):
         bench(Lake.open(str(lake)), recipe, [], 1, ticks())
+
+
+def test_copies_of_a_recording_are_on_one_side_of_the_split(tmp_path: Path) -> None:
+    first = write_short(tmp_path / "recordings", lengths=(10, 20, 80))
+    again = write_short(tmp_path / "again", lengths=(10, 20, 40))  # the same, the same, and the third cut short
+    run_ingest([first, again], tmp_path / "lake")
+    store = Lake.open(str(tmp_path / "lake"))
+    recipe = BuildRecipe(horizon=5)
+    splits = set()
+    for holdout in (0.2, 0.4, 0.6, 0.8):
+        (group,) = bench(store, recipe, [], holdout, ticks())["groups"]
+        assert (group["duplicates"], group["held_out"]) == (2, True)
+        measured = {length for length in (2, 4, 8, 16) if group["measured_chunks"] & length}
+        assert len({8, 16} & measured) != 1
+        splits.add(frozenset(measured))
+    assert len(splits) > 1
+
+
+def test_equal_actions_are_twins_whatever_else_differs(lake: Path) -> None:
+    recipe, store = BuildRecipe(horizon=5), Lake.open(str(lake))
+    recorded = [one for _, one in _recorded(store, recipe, Counter())]
+    same = [replace(one, action=recorded[0].action) for one in recorded[:2]]
+    assert len(families([one.episode_id for one in recorded], _twins(store, recorded))) == len(recorded)
+    assert (
+        len(families([one.episode_id for one in recorded], _twins(store, [*same, *recorded[2:]]))) == len(recorded) - 1
+    )
 
 
 def test_the_verb_tells_a_table_and_one_object(lake: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,6 +245,7 @@ def test_the_verb_tells_a_table_and_one_object(lake: Path, tmp_path: Path, capsy
         ("--published nowhere", "cannot be read"),
         ("--holdout 1.5", "holdout = 1.5 is not possible"),
         ("--set horizn=4", "unknown key 'horizn'"),
+        ("--set tokenizer.name=identity --set tokenizer.offset=9", "tokenizer.offset: identity keeps the values"),
     ],
 )
 def test_wrong_use_of_the_verb_is_2_with_a_hint(

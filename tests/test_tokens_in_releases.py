@@ -17,6 +17,7 @@ from pipelines.tokenizers import fast
 from pipelines.windows import Windows
 from schemas.action_recipe import ActionRecipe
 from schemas.embodiment import Channel, ChannelKind, Embodiment
+from schemas.errors import RecipeError
 from schemas.recipes import BuildRecipe, TokenizerRecipe
 from tests.chain import read_json, run_build, run_ingest, tables, vectors, write_short
 
@@ -96,6 +97,15 @@ def test_an_offset_moves_every_token_and_the_manifest_tells_it(lake: Path, tmp_p
     tokenizer = registry.load("tokenizers", "bins").load(json.dumps(groups[1]["tokenizer"]))
     decoded = tokenizer.decode([np.array(after[index]) - groups[1]["token_offset"]], *chunks.shape[1:])
     assert (np.abs(decoded[0] - chunks[index]) <= tokenizer.error_bound + 1e-6).all()
+
+
+def test_an_offset_where_no_id_is_to_be_moved_is_refused_before_anything_is_written(lake: Path, tmp_path: Path) -> None:
+    values = BuildRecipe(formats=("parquet",), tokenizer=TokenizerRecipe(name="identity", offset=32_000))
+    with pytest.raises(RecipeError, match="offset = 32000 moves nothing") as caught:
+        run_build(lake, tmp_path / "out", values)
+    assert caught.value.where == "tokenizer.offset"
+    assert "beast, bins, fast, rvq" in caught.value.hint
+    assert not (tmp_path / "out").exists()
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,16 @@
 """Tokenizers: action chunks to integers (or, where ``continuous``, to the values themselves) and back. Each file is one.
 
-A member module exports ``fit(chunks, mask, **options) -> Tokenizer`` and ``load(text) -> Tokenizer``.
+A member module exports ``fit(chunks, mask, **options) -> Tokenizer`` and ``load(text) -> Tokenizer``, and
+``CONTINUOUS = True`` if its tokenizers are continuous.
 """
 
 from typing import Protocol
 
 import numpy as np
+
+from pipelines import registry
+from schemas.errors import RecipeError
+from schemas.recipes import TokenizerRecipe
 
 
 class Tokenizer(Protocol):
@@ -32,3 +37,19 @@ class Tokenizer(Protocol):
     def to_json(self) -> str:
         """Plain JSON that ``load`` turns back into an equal tokenizer."""
         ...
+
+
+def is_continuous(name: str) -> bool:
+    """Whether tokenizer ``name`` gives values instead of token ids. Raises UsageError for an unknown name."""
+    return bool(getattr(registry.load("tokenizers", name), "CONTINUOUS", False))
+
+
+def check_offset(recipe: TokenizerRecipe | None) -> None:
+    """Raises RecipeError where ``recipe`` moves the token ids of a tokenizer that gives none."""
+    if recipe is not None and recipe.offset and is_continuous(recipe.name):
+        raise RecipeError(
+            f"{recipe.name} keeps the values of actions and gives no token ids, so offset = {recipe.offset} moves nothing",
+            "tokenizer.offset",
+            "leave offset out, or name a tokenizer that gives ids: "
+            + ", ".join(name for name in registry.names("tokenizers") if not is_continuous(name)),
+        )

@@ -246,7 +246,7 @@ def load(text: str) -> Beast:
         name, version, known = plain["name"], plain["version"], plain["fingerprint"]
         degree, num_bins, flags = plain["degree"], plain["num_bins"], plain["stepped"]
         arrays = [np.array(plain[key], dtype=np.float64) for key in ("design", "solver", "low", "high")]
-        stepped = np.array(flags, dtype=bool)
+        stepped = np.array(flags)
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         raise LayoutError(f"not a beast tokenizer: {error!r}", hint="pass what to_json wrote") from error
     if name != Beast.name or version != VERSION:
@@ -256,12 +256,13 @@ def load(text: str) -> Beast:
         )
     design, solver, low, high = arrays
     whole = all(type(number) is int for number in (degree, num_bins)) and 2 <= num_bins <= MAX_BINS
+    flagged = stepped.dtype == bool  # any other value would pass for one of the two
     matrices = (
         design.ndim == low.ndim == 2 and design.shape[0] >= design.shape[1] > 0 and solver.shape == design.T.shape
     )
     bounds = low.shape == high.shape and low.shape[:1] == design.shape[1:] and low.shape[1:] == stepped.shape != (0,)
     if (
-        not (whole and matrices and bounds)
+        not (whole and flagged and matrices and bounds)
         or not all(np.isfinite(array).all() for array in arrays)
         or (low > high).any()
     ):

@@ -12,6 +12,7 @@ from pipelines.chunks import checked, checked_mask
 from schemas.errors import FingerprintMismatch, LayoutError, RecipeError
 from schemas.fingerprint import fingerprint
 
+CONTINUOUS = True
 VERSION = 1
 MAX_WIDTH = 65_536
 
@@ -20,7 +21,7 @@ class Identity:
     """Values of ``width`` channels, step by step; exact, so ``error_bound`` is 0 for every channel (float64 [A])."""
 
     name = "identity"
-    continuous = True
+    continuous = CONTINUOUS
     vocab_size = 0
 
     def __init__(self, width: int) -> None:
