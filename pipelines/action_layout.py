@@ -69,6 +69,8 @@ class Choice:
     """None: as recorded."""
     openings: frozenset[int]
     """Columns whose grippers are openings or closings."""
+    scaled: bool = False
+    """Whether poses are written times a factor, and so without their unit."""
 
     def written(self, part: Part) -> RotationKind:
         """How the rotation of a moved pose is written; Euler, for want of another, where it has none."""
@@ -117,9 +119,11 @@ def _cells(vector: Vector, parts: tuple[Part, ...], moved: Moved, choice: Choice
         if part in moved.poses and column in part.rotation:
             if column == part.rotation[0]:
                 for one in _rotation_channels(vector, part, stems[part], choice):
-                    yield _Cell(one, _moved_role(role, choice), part.arm, column)
+                    yield _Cell(_scaled(one, choice), _moved_role(role, choice), part.arm, column)
         elif choice.reference != "absolute" and (part in moved.poses or column in moved.numbers):
-            yield _Cell(_moved_channel(channel, choice), _moved_role(role, choice), part.arm, column)
+            moved_channel = _moved_channel(channel, choice)
+            written = _scaled(moved_channel, choice) if part in moved.poses else moved_channel
+            yield _Cell(written, _moved_role(role, choice), part.arm, column)
         else:
             yield _Cell(channel, role, part.arm, column)
 
@@ -150,6 +154,10 @@ def _moved_role(role: SlotPart, choice: Choice) -> SlotPart:
 def _moved_channel(channel: Channel, choice: Choice) -> Channel:
     unit = f"{channel.unit}/s" if choice.reference == "velocity" and channel.unit != "unknown" else channel.unit
     return Channel(name=f"{PREFIXES[choice.reference]}{channel.name}", unit=unit, kind=ChannelKind.COMMAND)
+
+
+def _scaled(channel: Channel, choice: Choice) -> Channel:
+    return channel.model_copy(update={"unit": "1"}) if choice.scaled else channel
 
 
 def _rotation_channels(vector: Vector, part: Part, stem: str, choice: Choice) -> Iterator[Channel]:

@@ -9,11 +9,20 @@ from fractions import Fraction
 import numpy as np
 
 from pipelines.action_layout import Choice, WrittenVector, written_vector
-from pipelines.action_vector import Vector, VectorMap, map_in_base, moved_parts, openings_of, turns_of
-from pipelines.actions import Motion, from_framewise, from_relative, to_framewise, to_relative
+from pipelines.action_vector import Moved, Vector, VectorMap, is_tool, map_in_base, moved_parts, openings_of, turns_of
+from pipelines.actions import (
+    Motion,
+    from_framewise,
+    from_relative,
+    from_turned_tools,
+    to_framewise,
+    to_relative,
+    to_turned_tools,
+)
 from pipelines.cards import load_slot_layout
+from pipelines.rotations import to_matrix
 from pipelines.slots import pick, place, robot_slots, slot_indices
-from schemas.action_recipe import ActionRecipe
+from schemas.action_recipe import VECTORS, ActionRecipe
 from schemas.embodiment import Channel, Embodiment
 from schemas.errors import LayoutError, RecipeError
 from schemas.fingerprint import fingerprint
@@ -42,13 +51,16 @@ class ActionPlan:
     _source: VectorMap
     _base: VectorMap
     _turns: np.ndarray
+    _tools: np.ndarray
+    """float64 [K, 3, 3]: what the rotation of each moved pose is multiplied by on the right."""
 
     @staticmethod
     def of(embodiment: Embodiment, recipe: ActionRecipe) -> "ActionPlan":
         """The plan of ``recipe`` for a robot.
 
         Raises RecipeError where the recipe asks what the robot's card does not allow (a change made relative, a gripper
-        of unknown polarity, a part without a slot), CardError where there is no such slot layout.
+        of unknown polarity, a part without a slot, a scaled rotation that is no vector), CardError where there is no such
+        slot layout.
         """
         vector = Vector.of(embodiment, recipe.source)
         base = vector if recipe.base == "self" else Vector.of(embodiment, "proprio")
@@ -62,7 +74,10 @@ class ActionPlan:
         convention = recipe.gripper or (layout.gripper if layout else None) or "recorded"
         moved = moved_parts(vector, parts, recipe, rotation)
         openings = openings_of(vector, parts, convention)
-        choice = Choice(recipe.reference, rotation, frozenset(column for column, _ in openings))
+        scaled = recipe.pose_scale != 1
+        choice = Choice(recipe.reference, rotation, frozenset(column for column, _ in openings), scaled)
+        if scaled:
+            _check_scalable(vector, moved, choice)
         written = written_vector(vector, parts, moved, choice)
         relative = recipe.reference != "absolute"
         slots = layout or robot_slots(len(written.channels))
@@ -85,6 +100,7 @@ class ActionPlan:
             _source=VectorMap(moved.numbers, tuple(map(vector.pose_columns, moved.poses)), openings),
             _base=map_in_base(moved, vector, base, convention) if relative else VectorMap(),
             _turns=turns_of(vector, moved.numbers),
+            _tools=_tools(moved, recipe),
         )
 
     @property
@@ -114,7 +130,7 @@ class ActionPlan:
     def fingerprint(self) -> str:
         """Changes when anything that decides about a written number changes; for statistics and tokenizers."""
         recipe = self.recipe.model_copy(update={"slots": ""})  # a name, maybe of a file; the indices say what it means
-        maps = (self.written, self._source, self._base, self._turns)
+        maps = (self.written, self._source, self._base, self._turns, self._tools)
         return fingerprint("ActionPlan", recipe, self.width, self.indices, self.kept, *maps)
 
     @property
@@ -144,7 +160,7 @@ class ActionPlan:
         fit, one of these is missing, or a rotation is none.
         """
         values = self._source.opened(_checked(chunks, "chunks", (None, None, len(self.recorded))))
-        motion = self._source.read(values)
+        motion = to_turned_tools(self._source.read(values), self._tools)
         if self.needs_base:
             first = self._base_motion(base, len(values))
             frame = self.recipe.frame
@@ -156,9 +172,7 @@ class ActionPlan:
         for column, number in self.written.copied:
             result[..., number] = values[..., column]
         self.written.map.write(motion, result)
-        if self.recipe.reference == "velocity":
-            result[..., self._scaled()] *= _hertz(rate)
-        return place(result, self.indices, self.width)[0]
+        return place(result * self._factors(rate), self.indices, self.width)[0]
 
     def inverse(self, written: np.ndarray, base: np.ndarray | None = None, rate: Fraction | None = None) -> np.ndarray:
         """float64 [N, T, K]: the ``kept`` recorded channels out of what ``transform`` wrote [N, T, W].
@@ -166,9 +180,8 @@ class ActionPlan:
         Rotations come back under the names ``from_matrix`` states, numbers that wrap up to whole turns. Raises LayoutError
         as ``transform``.
         """
-        values = np.array(pick(_checked(written, "written", (None, None, self.width)), self.indices, self.width))
-        if self.recipe.reference == "velocity":
-            values[..., self._scaled()] /= _hertz(rate)
+        values = pick(_checked(written, "written", (None, None, self.width)), self.indices, self.width)
+        values = values / self._factors(rate)
         motion = self.written.map.read(values)
         if self.needs_base:
             first = self._base_motion(base, len(values))
@@ -179,19 +192,25 @@ class ActionPlan:
         result = np.zeros((*values.shape[:2], len(self.recorded)))
         for column, number in self.written.copied:
             result[..., column] = values[..., number]
-        self._source.write(motion, result)
+        self._source.write(from_turned_tools(motion, self._tools), result)
         return self._source.unopened(result)[..., self.kept]
 
     def _base_motion(self, base: np.ndarray | None, num_chunks: int) -> Motion:
         if base is None:
             message = f"the reference {self.recipe.reference} needs a base for each chunk"
             raise LayoutError(message, hint="give the rows that ActionPlan.base picks")
-        return self._base.read(self._base.opened(_checked(base, "base", (num_chunks, len(self.based_on)))))
+        first = self._base.read(self._base.opened(_checked(base, "base", (num_chunks, len(self.based_on)))))
+        return to_turned_tools(first, self._tools)
 
-    def _scaled(self) -> list[int]:
-        """Columns of the written vector that are by the second."""
-        found = self.written.map
-        return [*found.numbers, *(column for pose in found.poses for column in (*pose.position, *pose.rotation))]
+    def _factors(self, rate: Fraction | None) -> np.ndarray:
+        """float64: what each number of the written vector, before it goes into slots, is multiplied by."""
+        moved = self.written.map
+        poses = [column for pose in moved.poses for column in (*pose.position, *pose.rotation)]
+        factors = np.ones(len(self.written.channels))
+        factors[poses] = self.recipe.pose_scale
+        if self.recipe.reference == "velocity":
+            factors[[*moved.numbers, *poses]] *= _hertz(rate)
+        return factors
 
 
 def _rotation(recipe: ActionRecipe, layout: SlotLayout | None) -> RotationKind | None:
@@ -203,6 +222,23 @@ def _rotation(recipe: ActionRecipe, layout: SlotLayout | None) -> RotationKind |
         message = f"rotations shall be written as {recipe.rotation}, but the slots take {wanted}"
         raise RecipeError(message, f"slots {recipe.slots}", "leave rotation out of the recipe, or choose other slots")
     return recipe.rotation or wanted
+
+
+def _tools(moved: Moved, recipe: ActionRecipe) -> np.ndarray:
+    """float64 [K, 3, 3]: the turn of each moved pose, the identity for those of bases and for mere positions."""
+    turn = to_matrix(np.deg2rad(recipe.tool_rotation_deg), "euler_xyz")
+    found = [turn if is_tool(part) else np.eye(3) for part in moved.poses]
+    return np.array(found, dtype=np.float64).reshape(len(found), 3, 3)
+
+
+def _check_scalable(vector: Vector, moved: Moved, choice: Choice) -> None:
+    """Raises RecipeError where there is no pose to scale, or its rotation would be written as no vector."""
+    if not moved.poses:
+        raise RecipeError(f"{vector.label} has no pose among its used parts", "pose_scale", "leave pose_scale out")
+    for part in moved.poses:
+        if part.rotation and choice.written(part) not in VECTORS:
+            message = f"{vector.names(part.rotation)} would be a {choice.written(part)}, which cannot be scaled"
+            raise RecipeError(message, "pose_scale", f"set rotation to {' or '.join(VECTORS)}")
 
 
 def _checked(values: np.ndarray, label: str, shape: tuple[int | None, ...]) -> np.ndarray:

@@ -120,14 +120,11 @@ def moved_parts(vector: Vector, parts: tuple[Part, ...], recipe: ActionRecipe, r
     Raises RecipeError where nothing can be relative though it should be, or not along the axes asked for.
     """
     poses = tuple(part for part in vector.poses() if part in parts)
+    if any(recipe.tool_rotation_deg) and not any(map(is_tool, poses)):
+        message = f"{vector.label} has no end effector with a known rotation whose axes could be turned"
+        raise RecipeError(message, "tool_rotation_deg", "leave it out, or use the parts that are poses")
     if recipe.reference == "absolute":
-        degrees = [vector.pose_columns(part).degrees for part in poses]
-        turned = zip(poses, degrees, strict=True)
-        return Moved(
-            poses=tuple(
-                part for part, deg in turned if rotation and part.rotation and (part.written != rotation or deg)
-            )
-        )
+        return Moved(poses=tuple(part for part in poses if _is_rewritten(vector, part, recipe, rotation)))
     numbers = [
         column
         for part in parts
@@ -144,6 +141,19 @@ def moved_parts(vector: Vector, parts: tuple[Part, ...], recipe: ActionRecipe, r
             )
             raise RecipeError(message, f"frame {recipe.frame}", 'use frame = "base"')
     return Moved(tuple(sorted(numbers)), poses)
+
+
+def is_tool(part: Part) -> bool:
+    """Whether this is an end effector whose rotation is known."""
+    return part.kind == "pose" and bool(part.rotation)
+
+
+def _is_rewritten(vector: Vector, part: Part, recipe: ActionRecipe, rotation: RotationKind | None) -> bool:
+    """Whether the rotation of an absolute pose is written otherwise than it was recorded."""
+    if not part.rotation:
+        return False
+    other = rotation is not None and (part.written != rotation or vector.pose_columns(part).degrees)
+    return other or (is_tool(part) and any(recipe.tool_rotation_deg))
 
 
 def _moves(vector: Vector, part: Part, column: int, recipe: ActionRecipe) -> bool:

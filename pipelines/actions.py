@@ -78,6 +78,20 @@ def from_framewise(relative: Motion, base: Motion, frame: Frame) -> Motion:
     )
 
 
+def to_turned_tools(motion: Motion, turns: np.ndarray) -> Motion:
+    """``motion`` with tools that have other axes: each rotation R becomes R C, with ``turns`` [K, 3, 3] the C of its pose.
+
+    Positions stay, since only the axes of the tool change, not its point (``droid_lerobot_dataset.py`` of cosmos-framework,
+    ``poses_abs[:, :3, :3] @ self._to_opencv``).
+    """
+    return Motion(motion.numbers, motion.positions, motion.rotations @ turns)
+
+
+def from_turned_tools(motion: Motion, turns: np.ndarray) -> Motion:
+    """The inverse of ``to_turned_tools``."""
+    return Motion(motion.numbers, motion.positions, motion.rotations @ _inverse(turns))
+
+
 def to_opening(values: np.ndarray, gripper: Gripper) -> np.ndarray:
     """float64 [...]: 0 where ``gripper`` is closed, 1 where it is open, linear between and beyond."""
     return np.asarray((np.asarray(values, dtype=np.float64) - gripper.closed) / (gripper.open - gripper.closed))

@@ -3,11 +3,15 @@
 Canonical episodes keep what was recorded; everything here is derived at build time, by ``pipelines.action_plan``.
 """
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.slot_layout import GripperConvention, RotationKind
+
+VECTORS: tuple[RotationKind, ...] = ("euler_xyz", "axis_angle")
+"""Kinds of rotations that are zero where nothing turns, and so can be scaled."""
 
 PartKind = Literal["pose", "joints", "gripper", "hand", "head", "waist", "leg", "base", "other"]
 """What numbers of a vector are together; see ``pipelines.parts``."""
@@ -38,6 +42,12 @@ class ActionRecipe(BaseModel):
     frame: Frame = "base"
     rotation: RotationKind | None = None
     """None: what the slot layout asks for, else as recorded; velocities of rotations are always ``axis_angle``."""
+    tool_rotation_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Other axes for the tools: each end effector's R becomes R C before anything else, with C of these ``euler_xyz`` angles.
+    (0, 0, 90) takes DROID's tool axes to OpenCV's as Cosmos 3 does (cosmos-framework, ``_DROID_TO_OPENCV``)."""
+    pose_scale: float = 1.0
+    """Relative positions and rotations of poses are written times this, all else is not; 20 in IRASim and Cosmos-Predict2
+    (``c_act_scaler`` of their ``Dataset_3D``). The rotations must be vectors: ``euler_xyz`` or ``axis_angle``."""
     gripper: GripperConvention | None = None
     """None: what the slot layout asks for, else ``recorded``."""
     gripper_reference: Literal["absolute", "relative"] = "absolute"
@@ -55,6 +65,14 @@ class ActionRecipe(BaseModel):
             )
         if self.reference == "absolute" and self.gripper_reference == "relative":
             raise ValueError("grippers cannot be relative where the reference is absolute")
+        if not all(map(math.isfinite, self.tool_rotation_deg)):
+            raise ValueError("tool_rotation_deg is not finite")
+        if not (math.isfinite(self.pose_scale) and self.pose_scale > 0):
+            raise ValueError("pose_scale is not a finite number above 0")
+        if self.pose_scale != 1 and self.reference == "absolute":
+            raise ValueError("absolute poses are not scaled; leave pose_scale out, or choose another reference")
+        if self.pose_scale != 1 and self.rotation not in (None, *VECTORS):
+            raise ValueError(f"a rotation of kind {self.rotation} cannot be scaled; say {' or '.join(VECTORS)}")
         if len(set(self.parts)) != len(self.parts):
             raise ValueError("parts names a part twice")
         return self

@@ -103,6 +103,12 @@ def test_absolute_statistics_never_pass_for_relative_ones() -> None:
             export(absolute)
 
 
+def test_a_name_that_no_reader_would_find_is_refused() -> None:
+    for export in (gear_relative_stats, gear_relative_horizon_stats):
+        with pytest.raises(LayoutError, match=r"action\.joint_position would be looked for as joint_position"):
+            export({"action.joint_position": ACTION})
+
+
 def test_openpi_calls_them_state_and_actions() -> None:
     plain = openpi_norm_stats(STATE.overall, ACTION.overall)
     assert list(plain) == ["norm_stats"]
@@ -114,13 +120,15 @@ def test_openpi_calls_them_state_and_actions() -> None:
 
 
 def test_fastwam_has_steps_and_all_of_them_of_the_whole_data_set() -> None:
-    plain = fastwam_dataset_stats({"default": STATE}, {"default": ACTION}, 5, 50)
+    plain = fastwam_dataset_stats({"default": STATE.overall}, {"default": ACTION}, 5, 50)
     assert set(plain) == {"state", "action", "num_episodes", "num_transition"}
     assert (plain["num_episodes"], plain["num_transition"]) == (5, 50)
     action = plain["action"]["default"]
     assert set(action) == {f"{prefix}_{name}" for prefix in ("stepwise", "global") for name in SIX}
     assert {shape_of(values) for name, values in action.items() if name.startswith("stepwise")} == {(4, 3)}
     assert {shape_of(values) for name, values in action.items() if name.startswith("global")} == {(3,)}
+    assert shape_of(plain["state"]["default"]["stepwise_mean"]) == (1, 2)
+    assert shape_of(plain["state"]["default"]["global_mean"]) == (2,)
     assert np.allclose(action["global_q99"], np.quantile(CHUNKS, 0.99, axis=(0, 1)))
     assert np.allclose(action["stepwise_q01"], np.quantile(CHUNKS, 0.01, axis=0))
     assert survives_json(plain)
