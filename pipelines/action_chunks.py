@@ -57,10 +57,6 @@ class ActionChunks:
             self, action=self.action.astype(np.float32), proprio=proprio.astype(np.float32, copy=True)
         )
 
-    def with_plan(self, plan: ActionPlan) -> "ActionChunks":
-        """The chunks of another absolute plan for the same steps."""
-        return dataclasses.replace(self, plan=plan)
-
     def blocks(self, starts: np.ndarray) -> Iterator[np.ndarray]:
         """``starts`` [N] in order, so many at a time that their chunks fit into memory."""
         width = max(self.plan.width, self.action.shape[1], self.proprio.shape[1])

@@ -18,7 +18,6 @@ from pipelines.build_stats import (
     GroupStatistics,
     chunk_layout,
     given_statistics,
-    proprio_plan,
     statistics_files,
 )
 from pipelines.build_unit import LatentChoice
@@ -153,8 +152,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         if not episode.embodiment.action:
             raise _no_action(episode)
         if key not in gathered:
-            plan = ActionPlan.of(episode.embodiment, recipe.actions)
-            gathered[key] = GroupGathering(recipe, plan, proprio_plan(recipe, plan))
+            gathered[key] = GroupGathering(recipe, ActionPlan.of(episode.embodiment, recipe.actions))
         chunks = ActionChunks.of(gathered[key].plan, numbers, windows, recipe.horizon)
         try:
             chunks.check()

@@ -20,7 +20,6 @@ from pipelines.stats_export import (
     gigaworld_norm_stats,
     openpi_norm_stats,
 )
-from schemas.action_recipe import ActionRecipe
 from schemas.errors import LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe, StatisticsForm
@@ -49,14 +48,12 @@ class GroupStatistics:
     is_exact: bool
     """Whether the quantiles of all steps together are exact; else to 1 part in 1,000 (see ``pipelines.stats``)."""
     outliers: tuple[Outliers, ...]
-    proprio_chunks: ChunkStats | None
-    """Of states at the steps of the chunks; None where no form asks for them."""
 
 
 class GroupGathering:
     """Takes the episodes of one group, one after the other, and gives their statistics."""
 
-    def __init__(self, recipe: BuildRecipe, plan: ActionPlan, proprio_plan: ActionPlan | None) -> None:
+    def __init__(self, recipe: BuildRecipe, plan: ActionPlan) -> None:
         wide = recipe.horizon * int(plan.mask.sum()) > MAX_STEP_NUMBERS
         asked = [form for form in recipe.statistics if form in _BY_STEP]
         if wide and (asked or recipe.normalize_by == "step"):
@@ -67,12 +64,10 @@ class GroupGathering:
                 "shorten it, leave parts out with actions.parts, or leave out what needs them: "
                 + ", ".join([*asked, *(["normalize_by"] if recipe.normalize_by == "step" else [])]),
             )
-        self.plan, self.proprio_plan = plan, proprio_plan
-        self._recipe = recipe
+        self.plan, self._recipe = plan, recipe
         nowhere = StatsOf.of_plan(plan, "")
         self._steps = {name: RunningSketch(nowhere) for name in ("action", "proprio")}
         self._chunks = RunningSketch(nowhere, by_step=not wide)
-        self._proprio_chunks = RunningSketch(nowhere)
 
     def add(self, chunks: ActionChunks, counted: np.ndarray) -> None:
         """An episode of T steps, of which ``counted`` bool [T] count."""
@@ -81,8 +76,6 @@ class GroupGathering:
                 self._steps[name].add(values[:, None], counted[:, None])
         for starts in chunks.blocks(chunks.windows.starts):
             self._chunks.add(*chunks.at(starts))
-            if self.proprio_plan is not None:
-                self._proprio_chunks.add(*chunks.with_plan(self.proprio_plan).at(starts))
 
     def statistics(self, episode_ids: Sequence[str]) -> GroupStatistics:
         """Of all episodes taken, which are ``episode_ids``. Raises LayoutError or RecipeError where no step counts."""
@@ -98,22 +91,13 @@ class GroupGathering:
                     "horizon",
                     "are the episodes shorter, or is everything left out by segments?",
                 )
-            return GroupStatistics(of, action, proprio, ChunkStats(of, action, ()), True, (), None)
+            return GroupStatistics(of, action, proprio, ChunkStats(of, action, ()), True, ())
         overall = found.overall
         # chunks as recorded are made of the steps: these, each counted once, are what both are normalized by
         stats = ChunkStats(of, action if self.plan.as_recorded else overall.stats(), _step_stats(found))
         if not stats.steps and (recipe.normalize_by == "step" or any(form in _BY_STEP for form in recipe.statistics)):
             found.stats()  # raises, naming the step that never counts
-        seen = self._proprio_chunks.sketch()
-        return GroupStatistics(
-            of,
-            action,
-            proprio,
-            stats,
-            overall.is_exact,
-            outliers(overall),
-            None if seen is None else ChunkStats(of, seen.overall.stats(), _step_stats(seen)),
-        )
+        return GroupStatistics(of, action, proprio, stats, overall.is_exact, outliers(overall))
 
     def _of_steps(self, name: str) -> Stats:
         if name == "proprio" and not self.plan.embodiment.proprio:
@@ -236,7 +220,7 @@ def _form_files(
     if form == "gigaworld":
         return {"gigaworld_norm_stats.json": gigaworld_norm_stats(found.proprio, chunks.overall)}
     if form == "fastwam":
-        state = {} if found.proprio_chunks is None else {"default": found.proprio_chunks}
+        state = {"default": found.proprio} if plan.embodiment.proprio else {}
         numbers = (int(facts["num_episodes"]), int(facts["num_steps"]))
         return {"dataset_stats.json": fastwam_dataset_stats(state, {"default": chunks}, *numbers)}
     columns = {"observation.state": found.proprio, "action": found.action}
@@ -263,10 +247,3 @@ def moved_slots(plan: ActionPlan) -> dict[str, list[int]]:
         label = name if name == "eef_rotation" else f"{name}_position"
         parts.setdefault(f"{role.arm}_{label}" if role.arm else label, []).append(int(plan.indices[number]))
     return parts
-
-
-def proprio_plan(recipe: BuildRecipe, plan: ActionPlan) -> ActionPlan | None:
-    """States as they are, at the steps of the chunks: for the forms that want statistics of these."""
-    if "fastwam" not in recipe.statistics or not plan.embodiment.proprio:
-        return None
-    return ActionPlan.of(plan.embodiment, ActionRecipe(source="proprio"))

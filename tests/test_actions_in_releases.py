@@ -249,7 +249,8 @@ def test_forms_that_trainers_read_are_written_and_listed(arm: Path, tmp_path: Pa
     assert openpi["actions"]["q01"] == found.stats("chunks", "overall").q01.tolist()
     assert openpi["state"]["q01"] == found.stats("proprio", "stats").q01.tolist()
     fastwam = read_json(found.folder / "dataset_stats.json")
-    assert np.shape(fastwam["state"]["default"]["stepwise_mean"]) == (HORIZON, 7)
+    assert np.shape(fastwam["state"]["default"]["stepwise_mean"]) == (1, 7)
+    assert np.shape(fastwam["action"]["default"]["stepwise_mean"]) == (HORIZON, 7)
     assert len(read_json(found.folder / "gigaworld_norm_stats.json")["norm_stats"]["action"]["mean"]) == 32
     listed = {entry["path"] for entry in read_json(tmp_path / "out/manifest.json")["files"]}
     assert {path.relative_to(tmp_path / "out").as_posix() for path in found.folder.iterdir()} <= listed
