@@ -17,7 +17,7 @@ from pipelines.lake import Lake
 from pipelines.numbers import check_rate, numbers_of
 from pipelines.selection import chunks_of, kept_ids, stored_episodes
 from pipelines.stats import Normalization, Stats, denormalize, normalize, sketch
-from pipelines.token_errors import errors_by_quantity
+from pipelines.token_errors import errors_by_quantity, wrapped_chunks
 from pipelines.tokenizers import Tokenizer
 from pipelines.windows import Windows, plan_windows
 from schemas.embodiment import Embodiment
@@ -134,6 +134,7 @@ def bench(
                 "measured_episodes": len(measured),
                 "measured_chunks": len(tried.values),
                 "held_out": bool(held),
+                "wrapped_chunks": wrapped_chunks(embodiment, tried.values, tried.mask),
                 "rows": rows,
             }
         )
