@@ -33,7 +33,7 @@ def run(options: TokensOptions) -> Answer:
     }
     lines: list[str] = []
     for group in found["groups"]:
-        lines += [_heading(group, recipe.horizon, recipe.normalize), *_table(group["rows"]), ""]
+        lines += [_heading(group, recipe.horizon, recipe.normalize), *_table(group["rows"]), *_wraps(group), ""]
     lines += _NOTES
     lines += [f"left out: {count} episodes: {reason}" for reason, count in found["skipped"].items()]
     return Answer(values, lines)
@@ -63,6 +63,16 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["  " + "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells]
     lines += [f"  {row['tokenizer']}: {row['refused']}" for row in rows if row["refused"] is not None]
     return [line.rstrip() for line in lines]
+
+
+def _wraps(group: Mapping[str, Any]) -> list[str]:
+    """A line for each rotation whose numbers jump though the robot does not."""
+    total = group["measured_chunks"]
+    return [
+        f"  {names}: in {count} of {total} chunks a step of a whole turn or to the opposite sign, though the robot turns little; "
+        "tokenizers that smooth (beast, fast) err there, see docs/actions.md"
+        for names, count in group["wrapped_chunks"].items()
+    ]
 
 
 def _cells(row: Mapping[str, Any], quantities: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from pipelines.lake import Lake
 from pipelines.numbers import check_rate, numbers_of
 from pipelines.selection import chunks_of, kept_ids, stored_episodes
 from pipelines.stats import Normalization, Stats, denormalize, normalize, sketch
-from pipelines.token_errors import errors_by_quantity
+from pipelines.token_errors import errors_by_quantity, wrapped_chunks
 from pipelines.tokenizers import Tokenizer, check_offset
 from pipelines.twins import twin_pairs
 from pipelines.windows import Windows, plan_windows
@@ -130,6 +130,7 @@ def bench(
                 "measured_chunks": len(tried.values),
                 "held_out": bool(held),
                 "duplicates": sum(len(family) for family in families(ids, twins) if len(family) > 1),
+                "wrapped_chunks": wrapped_chunks(embodiment, tried.values, tried.mask),
                 "rows": rows,
             }
         )

@@ -229,6 +229,7 @@ def test_the_verb_tells_a_table_and_one_object(lake: Path, tmp_path: Path, capsy
     said = json.loads(capsys.readouterr().out)
     assert (said["normalize"], said["horizon"], said["holdout"]) == ("quantile", 6, 0.2)
     for group in said["groups"]:
+        assert set(group["wrapped_chunks"]) <= set(group["action"])
         rows = {row["tokenizer"]: row for row in group["rows"]}
         assert set(rows) == {*registry.names("tokenizers"), f"fast of {tmp_path.name}"}
         assert {name for name, row in rows.items() if row["refused"]} == {"beast"}
