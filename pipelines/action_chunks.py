@@ -11,9 +11,17 @@ from fractions import Fraction
 import numpy as np
 
 from pipelines.action_plan import ActionPlan
-from pipelines.chunk_stats import ChunkSketch, ChunkStats, StatsOf, merge_chunks, normalize_steps, sketch_chunks
+from pipelines.chunk_stats import (
+    ChunkSketch,
+    ChunkStats,
+    StatsOf,
+    denormalize_steps,
+    merge_chunks,
+    normalize_steps,
+    sketch_chunks,
+)
 from pipelines.numbers import EpisodeNumbers
-from pipelines.stats import normalize
+from pipelines.stats import denormalize, normalize
 from pipelines.windows import Windows, chunk_rows
 from schemas.errors import LayoutError
 from schemas.recipes import BuildRecipe
@@ -49,13 +57,14 @@ class ActionChunks:
             plan, windows, horizon, numbers.rate, numbers.action, numbers.proprio, numbers.valid, origin.valid
         )
 
-    def kept_small(self) -> "ActionChunks":
-        """The same in float32, without what the plan does not look at: to be remembered of many episodes."""
-        reads_proprio = self.plan.needs_base or self.plan.recipe.source == "proprio"
-        proprio = self.proprio if reads_proprio else self.proprio[:, :0]
-        return dataclasses.replace(
-            self, action=self.action.astype(np.float32), proprio=proprio.astype(np.float32, copy=True)
-        )
+    def in_float32(self) -> "ActionChunks":
+        """The same from numbers of half the size: to be remembered of many episodes."""
+        return dataclasses.replace(self, action=self.action.astype(np.float32), proprio=self.proprio.astype(np.float32))
+
+    def without_unread(self) -> "ActionChunks":
+        """The same without the proprio, where the plan does not look at it."""
+        reads = self.plan.needs_base or self.plan.recipe.source == "proprio"
+        return self if reads else dataclasses.replace(self, proprio=self.proprio[:, :0].copy())
 
     def blocks(self, starts: np.ndarray) -> Iterator[np.ndarray]:
         """``starts`` [N] in order, so many at a time that their chunks fit into memory."""
@@ -86,20 +95,27 @@ class ActionChunks:
         What lies past the end of the episode, in a gap or over a bound repeats the last step before, and does not count;
         nor does a step that is relative to one without a measurement. Raises LayoutError where a rotation is none.
         """
-        recipe = self.plan.recipe
-        rows, inside = chunk_rows(self.windows, starts, self.horizon, recipe.lead)
+        rows, inside = chunk_rows(self.windows, starts, self.horizon, self.plan.recipe.lead)
         mask = inside & self.valid[rows]
-        values = (self.action if recipe.source == "action" else self.proprio)[rows]
+        values = self.recorded(starts)
         if self.plan.as_recorded:
             return values, mask
-        base = None
         if self.plan.needs_base:
-            segments = self.windows.run_starts[starts]
-            base = self.plan.base(self.action, self.proprio, starts, segments)
-            mask &= self.base_valid[self.plan.base_rows(starts, segments)][:, None]
-            if recipe.reference in ("framewise", "velocity"):
+            mask &= self.base_valid[self.plan.base_rows(starts, self.windows.run_starts[starts])][:, None]
+            if self.plan.recipe.reference in ("framewise", "velocity"):
                 mask[:, 1:] &= self.valid[rows[:, :-1]]
-        return self.plan.transform(values, base, self.rate), mask
+        return self.plan.transform(values, self.bases(starts), self.rate), mask
+
+    def recorded(self, starts: np.ndarray) -> np.ndarray:
+        """float [N, H, A]: the rows of the recorded vector that these chunks are made of."""
+        rows, _ = chunk_rows(self.windows, starts, self.horizon, self.plan.recipe.lead)
+        return np.asarray((self.action if self.plan.recipe.source == "action" else self.proprio)[rows])
+
+    def bases(self, starts: np.ndarray) -> np.ndarray | None:
+        """float64 [N, B]: what these chunks are relative to; None where they are absolute."""
+        if not self.plan.needs_base:
+            return None
+        return self.plan.base(self.action, self.proprio, starts, self.windows.run_starts[starts])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +137,18 @@ class ChunkLayout:
         if recipe.normalize_by == "step":
             return normalize_steps(chunks, self.stats, recipe.normalize, clamp=recipe.clamp)
         return normalize(chunks, self.stats.overall, recipe.normalize, clamp=recipe.clamp)
+
+    def denormalized(self, chunks: np.ndarray, recipe: BuildRecipe) -> np.ndarray:
+        """The inverse of ``normalized``, where nothing was clamped."""
+        if recipe.normalize_by == "step":
+            return denormalize_steps(chunks, self.stats, recipe.normalize)
+        return denormalize(chunks, self.stats.overall, recipe.normalize)
+
+    def placed(self, values: np.ndarray) -> np.ndarray:
+        """float64 [N, H, W]: the inverse of ``used``; numbers without meaning are zero."""
+        chunks: np.ndarray = np.zeros((*values.shape[:2], len(self.mask)))
+        chunks[..., np.array(self.mask, dtype=bool)] = values
+        return chunks
 
     def used(self, chunks: np.ndarray) -> np.ndarray:
         """[N, H, V]: the numbers that mean something, which is what tokens are of."""

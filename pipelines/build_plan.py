@@ -168,7 +168,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
                 windows,
                 _instruction(episode),
                 instruction_runs(episode, numbers.times_ns),
-                chunks.kept_small() if recipe.tokenizer is not None else None,
+                chunks.in_float32().without_unread() if recipe.tokenizer is not None else None,
             )
         )
         examples.setdefault(key, episode)

@@ -54,24 +54,32 @@ def stored_episodes(lake: Lake, episode_ids: Sequence[str], batch: int = 64) -> 
             yield stored_episode(found[episode_id])
 
 
-def chunks_of(
+def chosen_starts(
     members: Sequence[Chunked], horizon: int, max_numbers: int = MAX_FIT_NUMBERS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Action chunks [N, horizon, W] of the samples of ``members``, and which of their steps [N, horizon] count.
+) -> Iterator[tuple[ActionChunks, np.ndarray]]:
+    """The samples of ``members``, by episode and as many at a time as fit into memory: their first steps int64 [n].
 
-    All chunks, or as many, evenly chosen, as have ``max_numbers`` numbers. There must be one sample.
+    All samples, or as many, evenly chosen, as have ``max_numbers`` numbers in chunks of ``horizon`` steps. There must be one.
     """
     sources = [member.chunks for member in members if member.chunks is not None]
     ends = np.cumsum([len(one.windows.starts) for one in sources])
     total = int(ends[-1])
     count = min(total, max(1, max_numbers // (horizon * sources[0].plan.width)))
     chosen = np.arange(count) * total // count
-    chunks, masks = [], []
     for one, end in zip(sources, ends, strict=True):
         first = end - len(one.windows.starts)
         mine = chosen[(chosen >= first) & (chosen < end)] - first
         for starts in one.blocks(one.windows.starts[mine]):
-            values, mask = one.at(starts)
-            chunks.append(values.astype(np.float32))
-            masks.append(mask)
-    return np.concatenate(chunks), np.concatenate(masks)
+            yield one, starts
+
+
+def chunks_of(
+    members: Sequence[Chunked], horizon: int, max_numbers: int = MAX_FIT_NUMBERS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Action chunks float32 [N, horizon, W] as written of samples of ``members``, as ``chosen_starts`` chooses them, and
+    which of their steps [N, horizon] count.
+    """
+    found = [one.at(starts) for one, starts in chosen_starts(members, horizon, max_numbers)]
+    return np.concatenate([values.astype(np.float32) for values, _ in found]), np.concatenate(
+        [mask for _, mask in found]
+    )

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 
 from pipelines import registry
+from pipelines.action_chunks import ActionChunks, ChunkLayout
+from pipelines.action_plan import ActionPlan
+from pipelines.build_stats import GroupGathering, chunk_layout
 from pipelines.holdout import families, held_out
 from pipelines.lake import Lake
 from pipelines.numbers import check_rate, numbers_of
-from pipelines.selection import chunks_of, kept_ids, stored_episodes
-from pipelines.stats import Normalization, Stats, denormalize, normalize, sketch
+from pipelines.selection import chosen_starts, chunks_of, kept_ids, stored_episodes
 from pipelines.token_errors import errors_by_quantity, wrapped_chunks
 from pipelines.tokenizers import Tokenizer, check_offset
 from pipelines.twins import twin_pairs
-from pipelines.windows import Windows, plan_windows
+from pipelines.windows import plan_windows
 from schemas.embodiment import Embodiment
 from schemas.errors import LakeError, LayoutError, RecipeError, UsageError
 from schemas.fingerprint import fingerprint
@@ -49,22 +51,34 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the bench keeps of one episode of T steps."""
+    """What the bench keeps of one episode."""
 
     episode_id: str
-    windows: Windows
-    action: np.ndarray
-    """float32 [T, A], as releases hold it."""
-    valid: np.ndarray
-    """bool [T]"""
+    chunks: ActionChunks
+    """Of float32, as releases hold them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chunks:
-    """N action chunks, in the units of the card: ``values`` [N, T, A], and ``mask`` bool [N, T] of the steps that count."""
+    """N chunks as a release has them, of V numbers that mean something, and ``mask`` bool [N, T] of the steps that count."""
 
     values: np.ndarray
+    """float [N, T, V]"""
     mask: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What the tokenizers of one group are fitted to and measured on, and how their numbers become actions again."""
+
+    robot: Embodiment
+    """Its ``action`` is what is judged: the channels that the recipe uses, as recorded."""
+    fitted: Chunks
+    tried: Chunks
+    recorded: np.ndarray
+    """float64 [N, T, K]: of ``tried``, in the units of the card."""
+    back: Callable[[np.ndarray], np.ndarray]
+    """Decoded chunks [N, T, V] of ``tried`` as recorded ones [N, T, K]."""
 
 
 def candidates(names: Sequence[str], recipe: BuildRecipe, published: Sequence[str]) -> list[Candidate]:
@@ -107,30 +121,32 @@ def bench(
     twins = _twins(lake, [one for group in members.values() for one in group])
     groups = []
     for key in sorted(members, key=lambda key: (key[:3], fingerprint(key[3]))):
-        dataset, robot, rate, embodiment = key
+        dataset, robot, rate, _ = key
         group = members[key]
         ids = {one.episode_id for one in group}
         held = held_out(ids, holdout, twins)
         fit = [one for one in group if one.episode_id not in held]
         measured = [one for one in group if one.episode_id in held] or group
-        fitted = Chunks(*chunks_of(fit, recipe.horizon))
-        tried = Chunks(*chunks_of(measured, recipe.horizon, MAX_MEASURED_NUMBERS))
-        counted = np.concatenate([one.action[one.valid & one.windows.selected] for one in fit])
-        stats = sketch(counted).stats()
-        rows = [measure(one, embodiment, fitted, tried, stats, recipe.normalize, clock) for one in wanted]
+        plan = group[0].chunks.plan
+        gathering = GroupGathering(recipe, plan)
+        for one in fit:
+            gathering.add(one.chunks, one.chunks.valid & one.chunks.windows.selected)
+        layout = chunk_layout(plan, gathering.statistics([one.episode_id for one in fit]).chunks, recipe)
+        trial, raw = _trial(layout, fit, measured, recipe)
+        rows = [measure(one, trial, clock) for one in wanted]
         groups.append(
             {
                 "dataset": dataset,
                 "robot": robot,
                 "rate": rate,
-                "action": [channel.name for channel in embodiment.action],
+                "action": [name for name, used in zip(layout.names, layout.mask, strict=True) if used],
                 "fitted_episodes": len(fit),
-                "fitted_chunks": len(fitted.values),
+                "fitted_chunks": len(trial.fitted.values),
                 "measured_episodes": len(measured),
-                "measured_chunks": len(tried.values),
+                "measured_chunks": len(trial.tried.values),
                 "held_out": bool(held),
                 "duplicates": sum(len(family) for family in families(ids, twins) if len(family) > 1),
-                "wrapped_chunks": wrapped_chunks(embodiment, tried.values, tried.mask),
+                "wrapped_chunks": wrapped_chunks(_written_robot(plan), raw.values, raw.mask),
                 "rows": rows,
             }
         )
@@ -140,7 +156,7 @@ def bench(
 def _twins(lake: Lake, recorded: Sequence[Recorded]) -> list[tuple[str, str]]:
     """Pairs of episodes with which the same motion would lie on both sides of the split: twins, and equal actions."""
     first: dict[str, str] = {}
-    same = [(first.setdefault(fingerprint(one.action), one.episode_id), one.episode_id) for one in recorded]
+    same = [(first.setdefault(fingerprint(one.chunks.action), one.episode_id), one.episode_id) for one in recorded]
     return [*twin_pairs(lake, [one.episode_id for one in recorded]), *same]
 
 
@@ -160,24 +176,69 @@ def _recorded(
         check_rate(recipe.rate, episode.control_rate, episode.dataset)
         numbers = numbers_of(episode, recipe.rate, slots)
         windows = plan_windows(numbers.times_ns, episode.segments, slots, recipe)
-        recorded = Recorded(episode.episode_id, windows, numbers.action.astype(np.float32), numbers.valid)
-        if not len(windows.starts) or not chunks_of([recorded], recipe.horizon)[1].any():
+        plan = ActionPlan.of(episode.embodiment, recipe.actions)
+        chunks = ActionChunks.of(plan, numbers, windows, recipe.horizon).in_float32()
+        try:
+            chunks.check()
+        except LayoutError as error:
+            skipped[f"cannot be written as the recipe asks: {error.message}"] += 1
+            continue
+        if not any(chunks.at(starts)[1].any() for starts in chunks.blocks(windows.starts)):
             skipped["has no chunk with a step that counts"] += 1
             continue
+        recorded = Recorded(episode.episode_id, chunks)
         key = (episode.dataset, episode.embodiment.name, rate_text(numbers.rate), episode.embodiment)
         yield key, recorded
 
 
-def measure(
-    candidate: Candidate,
-    embodiment: Embodiment,
-    fitted: Chunks,
-    tried: Chunks,
-    stats: Stats,
-    normalization: Normalization,
-    clock: Callable[[], float],
-) -> dict[str, Any]:
-    """The row of one tokenizer, fitted to ``fitted`` and measured on ``tried``; where it refuses, ``refused`` says why.
+def _trial(
+    layout: ChunkLayout, fit: Sequence[Recorded], measured: Sequence[Recorded], recipe: BuildRecipe
+) -> tuple[Trial, Chunks]:
+    """The trial of one group, and the chunks that are measured as they are written, before normalization."""
+    plan = measured[0].chunks.plan
+
+    def normal(values: np.ndarray) -> np.ndarray:
+        return layout.used(layout.normalized(values, recipe))
+
+    fitted, mask = chunks_of(fit, recipe.horizon)
+    written, masks, recorded, bases = [], [], [], []
+    for chunks, starts in chosen_starts(measured, recipe.horizon, MAX_MEASURED_NUMBERS):
+        values, counted = chunks.at(starts)
+        written.append(values)
+        masks.append(counted)
+        recorded.append(chunks.recorded(starts))
+        bases.append(chunks.bases(starts))
+    raw = Chunks(np.concatenate(written), np.concatenate(masks))
+    base = np.concatenate([one for one in bases if one is not None]) if plan.needs_base else None
+    rate = measured[0].chunks.rate
+    kept = [plan.recorded[column] for column in plan.kept]
+    grippers = plan.embodiment.action_grippers if plan.recipe.source == "action" else plan.embodiment.proprio_grippers
+    names = {channel.name for channel in kept}
+    robot = plan.embodiment.model_copy(
+        update={"action": tuple(kept), "action_grippers": tuple(one for one in grippers if one.channel in names)}
+    )
+
+    def back(decoded: np.ndarray) -> np.ndarray:
+        return plan.inverse(layout.denormalized(layout.placed(decoded), recipe), base, rate)
+
+    trial = Trial(
+        robot,
+        Chunks(normal(fitted), mask),
+        Chunks(normal(raw.values), raw.mask),
+        np.concatenate(recorded).astype(np.float64)[..., plan.kept],
+        back,
+    )
+    return trial, Chunks(layout.used(raw.values), raw.mask)
+
+
+def _written_robot(plan: ActionPlan) -> Embodiment:
+    """The robot, with the numbers that are written as its action, in the order of their slots."""
+    channels = tuple(plan.written.channels[number] for number in np.argsort(plan.indices))
+    return plan.embodiment.model_copy(update={"action": channels})
+
+
+def measure(candidate: Candidate, trial: Trial, clock: Callable[[], float]) -> dict[str, Any]:
+    """The row of one tokenizer; where it refuses, ``refused`` says why.
 
     ``errors``: for each quantity of ``errors_by_quantity`` mean, p99 and max over the steps that count, of chunks that
     decode. ``undecodable``: how many encoded chunks do not. ``random_undecodable``: the share of random sequences, of the
@@ -188,35 +249,26 @@ def measure(
     try:
         started = clock()
         tokenizer: Tokenizer = registry.load("tokenizers", candidate.name).fit(
-            normalize(fitted.values, stats, normalization), fitted.mask, **candidate.options
+            trial.fitted.values, trial.fitted.mask, **candidate.options
         )
         row["fit_s"] = clock() - started
-        return row | _measured(tokenizer, embodiment, tried, stats, normalization, clock)
+        return row | _measured(tokenizer, trial, clock)
     except (RecipeError, LayoutError) as error:
         return row | {"refused": f"{error.message}; {error.hint}" if error.hint else error.message}
 
 
-def _measured(
-    tokenizer: Tokenizer,
-    embodiment: Embodiment,
-    tried: Chunks,
-    stats: Stats,
-    normalization: Normalization,
-    clock: Callable[[], float],
-) -> dict[str, Any]:
-    chunks = normalize(tried.values, stats, normalization)
+def _measured(tokenizer: Tokenizer, trial: Trial, clock: Callable[[], float]) -> dict[str, Any]:
+    chunks = trial.tried.values
     num_chunks, horizon, width = chunks.shape
     started = clock()
     tokens = tokenizer.encode(chunks)
     encoded = clock()
     decoded, good = _decoded(tokenizer, tokens, horizon, width)
     ended = clock()
-    counted = tried.mask & good[:, None]
-    errors = errors_by_quantity(
-        embodiment,
-        tried.values[counted].astype(np.float64),
-        denormalize(decoded, stats, normalization)[counted],
-    )
+    # what does not decode is measured as if it had, and left out: not every number is a rotation
+    back = trial.back(np.where(good[:, None, None], decoded, chunks))
+    counted = trial.tried.mask & good[:, None]
+    errors = errors_by_quantity(trial.robot, trial.recorded[counted], back[counted])
     facts: dict[str, Any] = {
         "errors": {
             quantity: {"mean": float(one.mean()), "p99": float(np.percentile(one, 99)), "max": float(one.max())}

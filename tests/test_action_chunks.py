@@ -111,7 +111,7 @@ def test_blocks_and_float32_give_what_the_whole_gives(monkeypatch: pytest.Monkey
     assert [len(part) for part in parts] == [3, 3, 3, 3]
     assert np.array_equal(np.concatenate([chunks.at(part)[0] for part in parts]), whole)
     assert np.array_equal(np.concatenate([chunks.at(part)[1] for part in parts]), mask)
-    assert chunks.kept_small().at(starts)[0] == pytest.approx(whole, abs=1e-5)
+    assert chunks.in_float32().without_unread().at(starts)[0] == pytest.approx(whole, abs=1e-5)
 
 
 def test_a_rotation_that_is_none_is_found_wherever_it_lies() -> None:

@@ -13,10 +13,11 @@ from jobs.cli import main
 from pipelines import registry
 from pipelines.holdout import families
 from pipelines.lake import Lake
-from pipelines.stats import sketch
-from pipelines.token_bench import Candidate, Chunks, _recorded, _twins, bench, candidates, measure
+from pipelines.stats import Normalization, Stats, denormalize, normalize, sketch
+from pipelines.token_bench import Candidate, Chunks, Trial, _recorded, _twins, bench, candidates, measure
 from pipelines.token_errors import errors_by_quantity
 from pipelines.tokenizers import fast
+from schemas.action_recipe import ActionRecipe, Reference
 from schemas.embodiment import Channel, ChannelKind, Embodiment, Gripper
 from schemas.errors import RecipeError, UsageError
 from schemas.recipes import BuildRecipe, TokenizerRecipe
@@ -36,6 +37,15 @@ def robot(*channels: tuple[str, str, ChannelKind], gripper: tuple[float, float] 
 
 
 PLACES = robot(("x", "m", _COMMAND), ("y", "m", _COMMAND))
+
+
+def measured(
+    candidate: Candidate, body: Embodiment, fitted: Chunks, tried: Chunks, stats: Stats, kind: Normalization
+) -> dict[str, Any]:
+    """The row of chunks as recorded, normalized by ``stats``."""
+    normal = [Chunks(normalize(one.values, stats, kind), one.mask) for one in (fitted, tried)]
+    trial = Trial(body, *normal, tried.values, lambda decoded: denormalize(decoded, stats, kind))
+    return measure(candidate, trial, ticks())
 
 
 def ticks() -> Any:
@@ -93,7 +103,7 @@ def test_the_numbers_of_coarse_bins_are_those_on_paper() -> None:
     chunks = Chunks(values, np.ones((1, 3), dtype=bool))
     stats = sketch(values[0]).stats()
     coarse = Candidate("bins", "bins", {"num_bins": 2, "kind": "uniform"})
-    row = measure(coarse, PLACES, chunks, chunks, stats, "none", ticks())
+    row = measured(coarse, PLACES, chunks, chunks, stats, "none")
     assert row["refused"] is None
     assert row["errors"] == {"mm": {key: pytest.approx(250) for key in ("mean", "p99", "max")}}
     assert row["tokens_per_chunk"] == {"mean": 6, "p50": 6, "p99": 6, "max": 6}
@@ -107,11 +117,11 @@ def test_errors_are_told_in_the_units_of_the_card_whatever_the_normalisation() -
     chunks = Chunks(values, np.ones((8, 6), dtype=bool))
     fine = Candidate("bins", "bins", {"num_bins": 1024, "kind": "uniform"})
     plain, scaled = (
-        measure(fine, PLACES, chunks, chunks, sketch(values.reshape(-1, 2)).stats(), kind, ticks())
+        measured(fine, PLACES, chunks, chunks, sketch(values.reshape(-1, 2)).stats(), kind)
         for kind in ("none", "min_max")
     )
     assert plain["errors"]["mm"]["max"] == pytest.approx(scaled["errors"]["mm"]["max"], rel=0.1)
-    same = measure(Candidate("", "identity", {}), PLACES, chunks, chunks, sketch(values[0]).stats(), "z_score", ticks())
+    same = measured(Candidate("", "identity", {}), PLACES, chunks, chunks, sketch(values[0]).stats(), "z_score")
     assert same["errors"]["mm"]["max"] < 1e-9
     assert same["tokens_per_chunk"] is same["compression"] is same["encoded_per_s"] is None
 
@@ -126,16 +136,16 @@ def test_masked_steps_never_count() -> None:
     mask = np.ones((2, 4), dtype=bool)
     mask[1, 2:] = False
     bins = Candidate("bins", "bins", {})
-    row = measure(bins, PLACES, fitted, Chunks(wild, mask), stats, "none", ticks())
+    row = measured(bins, PLACES, fitted, Chunks(wild, mask), stats, "none")
     assert row["errors"]["mm"]["max"] < 1
-    everywhere = measure(bins, PLACES, fitted, Chunks(wild, fitted.mask), stats, "none", ticks())
+    everywhere = measured(bins, PLACES, fitted, Chunks(wild, fitted.mask), stats, "none")
     assert everywhere["errors"]["mm"]["max"] > 9e5
 
 
 def test_a_tokenizer_that_refuses_is_a_row_with_its_reason() -> None:
     values = np.random.default_rng(0).normal(size=(4, 4, 2))
     chunks = Chunks(values, np.ones((4, 4), dtype=bool))
-    row = measure(Candidate("beast", "beast", {}), PLACES, chunks, chunks, sketch(values[0]).stats(), "none", ticks())
+    row = measured(Candidate("beast", "beast", {}), PLACES, chunks, chunks, sketch(values[0]).stats(), "none")
     assert "more than the 4 steps" in row["refused"]
     assert "errors" not in row
 
@@ -143,7 +153,7 @@ def test_a_tokenizer_that_refuses_is_a_row_with_its_reason() -> None:
 def test_sequences_that_do_not_decode_are_counted_and_have_no_errors() -> None:
     picky = Candidate("", "tests.fake_tokenizer", {})
     chunks = Chunks(np.zeros((3, 2, 2)), np.ones((3, 2), dtype=bool))
-    row = measure(picky, PLACES, chunks, chunks, sketch(np.zeros((2, 2))).stats(), "none", ticks())
+    row = measured(picky, PLACES, chunks, chunks, sketch(np.zeros((2, 2))).stats(), "none")
     assert (row["undecodable"], row["clipped"]) == (1, 7)
     assert row["errors"]["mm"]["mean"] == 1000  # of chunks 0 and 2, off by 0 m and 2 m
     assert 0 < row["random_undecodable"] < 1
@@ -174,7 +184,7 @@ def test_a_bench_is_of_what_a_build_would_take(lake: Path) -> None:
     skipped: Counter[str] = Counter()
     recipe = BuildRecipe(horizon=5, where="num_steps > 12")
     found = list(_recorded(Lake.open(str(lake)), recipe, skipped))
-    assert sorted(len(one.action) for _, one in found) == [20, 24, 30]
+    assert sorted(len(one.chunks.action) for _, one in found) == [20, 24, 30]
     assert not skipped
     told = bench(Lake.open(str(lake)), recipe, candidates(("bins",), recipe, ()), 0.2, ticks())
     groups = {group["robot"]: group for group in told["groups"]}
@@ -184,6 +194,23 @@ def test_a_bench_is_of_what_a_build_would_take(lake: Path) -> None:
     assert (arm["fitted_episodes"], arm["measured_episodes"], arm["held_out"]) == (1, 1, False)
     with pytest.raises(UsageError, match="holdout = 1 is not possible"):
         bench(Lake.open(str(lake)), recipe, [], 1, ticks())
+
+
+@pytest.mark.parametrize("reference", ["absolute", "chunk_start", "segment_start", "framewise", "velocity"])
+@pytest.mark.parametrize("normalize_by", ["all", "step"])
+def test_errors_are_those_of_what_was_recorded_however_it_is_written(
+    lake: Path, reference: Reference, normalize_by: Any
+) -> None:
+    actions = ActionRecipe(reference=reference, parts=("joints", "gripper"), slots="dreamzero_32")
+    recipe = BuildRecipe(
+        horizon=5, where="embodiment = 'sample_arm'", actions=actions, normalize="quantile", normalize_by=normalize_by
+    )
+    (group,) = bench(Lake.open(str(lake)), recipe, candidates(("identity", "bins"), recipe, ()), 0.2, ticks())["groups"]
+    assert len(group["action"]) == 7
+    identity, bins = group["rows"]
+    for quantity in ("deg", "gripper"):
+        assert identity["errors"][quantity]["max"] < 1e-3, "there and back loses nothing but float32"
+    assert 1e-3 < bins["errors"]["deg"]["max"] < 5
 
 
 def test_copies_of_a_recording_are_on_one_side_of_the_split(tmp_path: Path) -> None:
@@ -205,7 +232,7 @@ def test_copies_of_a_recording_are_on_one_side_of_the_split(tmp_path: Path) -> N
 def test_equal_actions_are_twins_whatever_else_differs(lake: Path) -> None:
     recipe, store = BuildRecipe(horizon=5), Lake.open(str(lake))
     recorded = [one for _, one in _recorded(store, recipe, Counter())]
-    same = [replace(one, action=recorded[0].action) for one in recorded[:2]]
+    same = [replace(one, chunks=replace(one.chunks, action=recorded[0].chunks.action)) for one in recorded[:2]]
     assert len(families([one.episode_id for one in recorded], _twins(store, recorded))) == len(recorded)
     assert (
         len(families([one.episode_id for one in recorded], _twins(store, [*same, *recorded[2:]]))) == len(recorded) - 1
