@@ -203,7 +203,12 @@ def test_errors_are_those_of_what_was_recorded_however_it_is_written(
 ) -> None:
     actions = ActionRecipe(reference=reference, parts=("joints", "gripper"), slots="dreamzero_32")
     recipe = BuildRecipe(
-        horizon=5, where="embodiment = 'sample_arm'", actions=actions, normalize="quantile", normalize_by=normalize_by
+        horizon=5,
+        where="embodiment = 'sample_arm'",
+        actions=actions,
+        normalize="quantile",
+        normalize_by=normalize_by,
+        tokenizer=TokenizerRecipe(name="bins", options={"kind": "uniform", "num_bins": 16}),
     )
     (group,) = bench(Lake.open(str(lake)), recipe, candidates(("identity", "bins"), recipe, ()), 0.2, ticks())["groups"]
     assert len(group["action"]) == 7
