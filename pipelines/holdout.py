@@ -41,4 +41,5 @@ def held_out(episode_ids: Collection[str], holdout: float, twins: Iterable[tuple
     for family in ordered:
         if len(held) + len(family) <= wanted:
             held |= family
-    return held or set(min(ordered, key=len))
+    smallest = min(ordered, key=len)
+    return held or set(smallest)
