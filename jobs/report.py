@@ -11,7 +11,6 @@ from pipelines.storage import write_durably
 from schemas.errors import UsageError
 from schemas.token_bench import TokenBench, read_token_bench
 from validation.render import build_report
-from validation.report import ReportData
 
 _MAX_BENCH_BYTES = 64_000_000
 """Of a bench, to bound memory; one of a thousand robots has a tenth of it."""
@@ -21,12 +20,18 @@ def run(options: ReportOptions) -> Answer:
     """Writes the page; the answer counts what it shows. Raises UsageError where the bench to show is none of this lake."""
     bench = None if options.tokens is None else _read_bench(Path(options.tokens))
     if is_lake(options.target):
-        data = gather_lake(Lake.open(options.target), version("wamloom"))
+        lake = Lake.open(options.target)
+        if bench is not None:
+            _check_bench(bench, lake, str(options.tokens))
+        data = replace(gather_lake(lake, version("wamloom")), tokens=bench)
+    elif bench is not None:
+        raise UsageError(
+            "this is no lake, and a bench of tokenizers is of one",
+            options.target,
+            "leave --tokens out, or name its lake",
+        )
     else:
         data = gather_release(Path(options.target), version("wamloom"))
-    if bench is not None:
-        _check_bench(bench, data, str(options.tokens))
-        data = replace(data, tokens=bench)
     page = build_report(data).encode()
     values = {
         "target": options.target,
@@ -55,15 +60,14 @@ def _read_bench(path: Path) -> TokenBench:
     return read_token_bench(data, str(path))
 
 
-def _check_bench(bench: TokenBench, data: ReportData, where: str) -> None:
-    if data.kind != "lake":
-        raise UsageError("a bench of tokenizers is of a lake, not of a release", data.place, "name the lake it is of")
-    known = {(dataset.name, dataset.embodiment) for dataset in data.datasets if dataset.num_kept}
+def _check_bench(bench: TokenBench, lake: Lake, where: str) -> None:
+    rows = lake.rows("episodes", ("outcome", "dataset", "embodiment"))
+    known = {(row["dataset"], row["embodiment"]) for row in rows if row["outcome"] == "kept"}
     for index, group in enumerate(bench.groups):
         if (group.dataset, group.robot) not in known:
             raise UsageError(
-                f"groups.{index}: there is no {group.dataset!r} of robot {group.robot!r} in {data.place}",
+                f"groups.{index}: there is no {group.dataset!r} of robot {group.robot!r} in {lake.root}",
                 where,
                 f"this bench was made of {bench.lake!r}; measure this lake: "
-                f"wamloom tokens bench --lake {data.place} --out bench.json",
+                f"wamloom tokens bench --lake {lake.root} --out bench.json",
             )

@@ -286,11 +286,14 @@ def test_a_report_shows_only_a_bench_of_its_own_lake(
         ("tokens bench --lake LAKE --out FOLDER", "is a folder; name a file"),
         ("report LAKE --out FOLDER/r.html --tokens nowhere.json", "nowhere.json: cannot be read"),
         ("report LAKE --out FOLDER/r.html --tokens FOLDER", "cannot be read"),
+        ("report RELEASE --out FOLDER/r.html --tokens BENCH", "release: this is no lake, and a bench of tokenizers"),
     ],
 )
 def test_wrong_files_are_refused(
     line: str, said: str, lake: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(line.replace("LAKE", str(lake)).replace("FOLDER", str(tmp_path)).split()) == 2
+    (lake.parent / "bench.json").write_text(json.dumps(plain()))
+    places = {"LAKE": lake, "FOLDER": tmp_path, "RELEASE": lake.parent / "release", "BENCH": lake.parent / "bench.json"}
+    assert main([re.sub("[A-Z]{4,}", lambda name: str(places[name[0]]), word) for word in line.split()]) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
