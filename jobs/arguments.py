@@ -57,3 +57,10 @@ def new_file(text: str) -> str:
     if Path(new_place(text)).is_dir():
         raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
     return text
+
+
+def page_or_json(text: str) -> str:
+    """A path that a file can be written to, whose end says what will be in it."""
+    if Path(new_file(text)).suffix not in (".html", ".json"):
+        raise argparse.ArgumentTypeError(f"{text!r} ends in neither .html nor .json, which say what to write")
+    return text

@@ -131,6 +131,12 @@ def make_parser() -> argparse.ArgumentParser:
     report = _verb(verbs, "report", "write one HTML page: what is in the data and what is wrong with it", _report)
     _target(report)
     report.add_argument("--out", required=True, type=arguments.new_file, metavar="FILE.html", help="file to write")
+    report.add_argument(
+        "--tokens",
+        type=arguments.place,
+        metavar="FILE.json",
+        help="also show what `tokens bench --out FILE.json` measured",
+    )
     _dry_run(report)
 
     status = _verb(verbs, "status", "say what the lake holds", _status)
@@ -200,6 +206,15 @@ def _tokens(verbs: Any) -> None:
     )
     bench.add_argument("--where", metavar="EXPR", help="only episodes for which this SQL filter holds")
     _recipe(bench)
+    bench.add_argument(
+        "--out",
+        nargs="+",
+        action="extend",
+        type=arguments.page_or_json,
+        metavar="FILE",
+        help="files to write too: FILE.html, a page with plots; FILE.json, for `report --tokens`",
+    )
+    _dry_run(bench)
 
 
 def _verb(verbs: Any, name: str, meaning: str, call: Callable[[argparse.Namespace], Answer]) -> argparse.ArgumentParser:
@@ -278,7 +293,7 @@ def _verify(args: argparse.Namespace) -> Answer:
 
 
 def _report(args: argparse.Namespace) -> Answer:
-    return _run("report", options.ReportOptions(args.target, args.out, args.dry_run))
+    return _run("report", options.ReportOptions(args.target, args.out, args.dry_run, args.tokens))
 
 
 def _status(args: argparse.Namespace) -> Answer:
@@ -309,7 +324,13 @@ def _new_card(args: argparse.Namespace) -> Answer:
 def _bench_tokens(args: argparse.Namespace) -> Answer:
     recipe = read_recipe(BuildRecipe, args.recipe, args.set, {"where": args.where})
     given = options.TokensOptions(
-        args.lake, recipe, tuple(args.tokenizer or ()), tuple(args.published or ()), args.holdout
+        args.lake,
+        recipe,
+        tuple(args.tokenizer or ()),
+        tuple(args.published or ()),
+        args.holdout,
+        tuple(args.out or ()),
+        args.dry_run,
     )
     return _run("tokens", given)
 

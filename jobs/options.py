@@ -83,6 +83,8 @@ class ReportOptions:
     target: str
     out: str
     dry_run: bool
+    tokens: str | None = None
+    """JSON file of ``wamloom tokens bench``, to show in the page; None: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,9 @@ class TokensOptions:
     """Folders of published FAST vocabularies, to measure too."""
     holdout: float = 0.2
     """Part of the episodes that is measured on and not fitted to."""
+    out: tuple[str, ...] = ()
+    """Files to write: a page where a name ends in .html, else all numbers as JSON."""
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,19 @@
 """``wamloom tokens``: which tokenizer suits the robots of a lake."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from jobs.options import Answer, TokensOptions
 from pipelines.lake import Lake
+from pipelines.storage import write_durably
 from pipelines.token_bench import bench, candidates
+from schemas.token_bench import FORMAT, read_token_bench
+from validation.render import build_token_page, size
+from validation.token_plots import short
 
 _NOTES = (
     "errors: mean / p99 / max over the steps that count; tokens of a chunk: mean / p50 / p99 / max",
@@ -18,25 +25,51 @@ _NOTES = (
 
 
 def run(options: TokensOptions) -> Answer:
-    """Measures every tokenizer on every group of episodes."""
+    """Measures every tokenizer on every group of episodes, and writes files where some are named.
+
+    A dry run says what would be measured, on what, and writes nothing.
+    """
     recipe = options.recipe
     if "normalize" not in recipe.model_fields_set:
         recipe = recipe.model_copy(update={"normalize": "quantile"})
     wanted = candidates(options.tokenizers, recipe, options.published)
-    found = bench(Lake.open(options.lake), recipe, wanted, options.holdout, time.perf_counter)
+    lake = Lake.open(options.lake)
+    found = bench(lake, recipe, [] if options.dry_run else wanted, options.holdout, time.perf_counter)
     values = {
+        "format": FORMAT,
         "lake": options.lake,
         "horizon": recipe.horizon,
+        "actions": recipe.actions.model_dump(mode="json"),
         "normalize": recipe.normalize,
         "holdout": options.holdout,
         **found,
+        "out": options.out,
+        "dry_run": options.dry_run,
     }
     lines: list[str] = []
     for group in found["groups"]:
         lines += [_heading(group, recipe.horizon, recipe.normalize), *_table(group["rows"]), *_wraps(group), ""]
-    lines += _NOTES
+    if options.dry_run:
+        lines.append(f"would measure {', '.join(one.label for one in wanted)}")
+    else:
+        lines += _NOTES
     lines += [f"left out: {count} episodes: {reason}" for reason, count in found["skipped"].items()]
+    lines += [f"would write {out}" for out in options.out] if options.dry_run else _write(values, options.out)
     return Answer(values, lines)
+
+
+def _write(values: Mapping[str, Any], out: Sequence[str]) -> list[str]:
+    """Writes what the names ask for, each whole or not at all; returns a line for each."""
+    data = (json.dumps(values, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    measured = read_token_bench(data, "what was measured")
+    lines = []
+    for name in out:
+        is_page = Path(name).suffix == ".html"
+        content = build_token_page(measured, version("wamloom")).encode() if is_page else data
+        write_durably(Path(name), content)
+        use = "open it in a browser" if is_page else "for `wamloom report --tokens`"
+        lines.append(f"wrote {name} ({size(len(content))}): {use}")
+    return lines
 
 
 def _heading(group: Mapping[str, Any], horizon: int, normalize: str) -> str:
@@ -55,6 +88,8 @@ def _heading(group: Mapping[str, Any], horizon: int, normalize: str) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not rows:
+        return []
     measured = [row for row in rows if row["refused"] is None]
     quantities = list(dict.fromkeys(quantity for row in measured for quantity in row["errors"]))
     head = ["tokenizer", *quantities, "tokens", "bits", "fewer", "clipped", "invalid", "random", "encode/s", "decode/s"]
@@ -77,7 +112,7 @@ def _wraps(group: Mapping[str, Any]) -> list[str]:
 
 def _cells(row: Mapping[str, Any], quantities: Sequence[str]) -> list[str]:
     errors = [
-        " / ".join(_short(row["errors"][quantity][name]) for name in ("mean", "p99", "max"))
+        " / ".join(short(row["errors"][quantity][name]) for name in ("mean", "p99", "max"))
         if quantity in row["errors"]
         else "-"
         for quantity in quantities
@@ -87,7 +122,7 @@ def _cells(row: Mapping[str, Any], quantities: Sequence[str]) -> list[str]:
     if lengths is not None:
         told = f"{lengths['mean']:.1f} / {told}"
     random = row["random_undecodable"]
-    numbers = [_short(row[name]) for name in ("compression", "token_ratio")]
+    numbers = [short(row[name]) for name in ("compression", "token_ratio")]
     speeds = ["-" if row[name] is None else f"{row[name]:.2g}" for name in ("encoded_per_s", "decoded_per_s")]
     return [
         row["tokenizer"],
@@ -99,10 +134,3 @@ def _cells(row: Mapping[str, Any], quantities: Sequence[str]) -> list[str]:
         "-" if random is None else f"{random:.0%}",
         *speeds,
     ]
-
-
-def _short(value: float | None) -> str:
-    """Three digits that count; nothing below a billionth, which is rounding."""
-    if value is None:
-        return "-"
-    return "0" if abs(value) < 1e-9 else f"{value:.3g}"

@@ -29,6 +29,7 @@ from schemas.errors import LakeError, LayoutError, RecipeError, UsageError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
 from schemas.time import rate_text
+from validation.report import Histogram
 
 MAX_MEASURED_NUMBERS = 1 << 21
 """Of the actions that are encoded and decoded, to bound memory and time."""
@@ -240,7 +241,7 @@ def _written_robot(plan: ActionPlan) -> Embodiment:
 def measure(candidate: Candidate, trial: Trial, clock: Callable[[], float]) -> dict[str, Any]:
     """The row of one tokenizer; where it refuses, ``refused`` says why.
 
-    ``errors``: for each quantity of ``errors_by_quantity`` mean, p99 and max over the steps that count, of chunks that
+    ``errors``: for each quantity of ``errors_by_quantity`` mean, percentiles and max over the steps that count, of chunks that
     decode. ``undecodable``: how many encoded chunks do not. ``random_undecodable``: the share of random sequences, of the
     lengths of encoded ones, that do not, as a guess at what a model that errs may produce. What tells of tokens is None
     where there are none.
@@ -271,7 +272,7 @@ def _measured(tokenizer: Tokenizer, trial: Trial, clock: Callable[[], float]) ->
     errors = errors_by_quantity(trial.robot, trial.recorded[counted], back[counted])
     facts: dict[str, Any] = {
         "errors": {
-            quantity: {"mean": float(one.mean()), "p99": float(np.percentile(one, 99)), "max": float(one.max())}
+            quantity: {"mean": float(one.mean()), **_percentiles(one, 50, 90, 99), "max": float(one.max())}
             for quantity, one in errors.items()
             if one.size
         },
@@ -289,7 +290,7 @@ def _tokens(
         names = ("vocab_size", "tokens_per_chunk", "compression", "token_ratio", "random_undecodable")
         return dict.fromkeys((*names, "encoded_per_s", "decoded_per_s"))
     lengths = np.array([len(sequence) for sequence in tokens])
-    mean = float(lengths.mean())
+    mean, histogram = float(lengths.mean()), Histogram.of(lengths)
     random = np.random.default_rng(_SEED)
     chosen = np.unique(np.linspace(0, len(tokens) - 1, NUM_RANDOM).astype(np.int64))
     drawn = [random.integers(0, tokenizer.vocab_size, lengths[index]) for index in chosen]
@@ -298,9 +299,9 @@ def _tokens(
         "vocab_size": tokenizer.vocab_size,
         "tokens_per_chunk": {
             "mean": mean,
-            "p50": float(np.percentile(lengths, 50)),
-            "p99": float(np.percentile(lengths, 99)),
+            **_percentiles(lengths, 50, 99),
             "max": int(lengths.max()),
+            "histogram": {"edges": histogram.edges, "counts": histogram.counts},
         },
         "compression": horizon * width * NAIVE_BITS / (mean * math.log2(tokenizer.vocab_size)),
         "token_ratio": horizon * width / mean,
@@ -308,6 +309,11 @@ def _tokens(
         "encoded_per_s": float(lengths.sum()) / encode_s if encode_s > 0 else None,
         "decoded_per_s": float(lengths.sum()) / decode_s if decode_s > 0 else None,
     }
+
+
+def _percentiles(values: np.ndarray, *wanted: int) -> dict[str, float]:
+    """``p50`` and the like of ``values`` [K]."""
+    return {f"p{one}": float(value) for one, value in zip(wanted, np.percentile(values, wanted), strict=True)}
 
 
 def _decoded(tokenizer: Tokenizer, tokens: list[np.ndarray], horizon: int, width: int) -> tuple[np.ndarray, np.ndarray]:

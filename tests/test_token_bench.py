@@ -105,8 +105,9 @@ def test_the_numbers_of_coarse_bins_are_those_on_paper() -> None:
     coarse = Candidate("bins", "bins", {"num_bins": 2, "kind": "uniform"})
     row = measured(coarse, PLACES, chunks, chunks, stats, "none")
     assert row["refused"] is None
-    assert row["errors"] == {"mm": {key: pytest.approx(250) for key in ("mean", "p99", "max")}}
-    assert row["tokens_per_chunk"] == {"mean": 6, "p50": 6, "p99": 6, "max": 6}
+    assert row["errors"] == {"mm": {key: pytest.approx(250) for key in ("mean", "p50", "p90", "p99", "max")}}
+    histogram = {"edges": (6, 6), "counts": (1,)}
+    assert row["tokens_per_chunk"] == {"mean": 6, "p50": 6, "p99": 6, "max": 6, "histogram": histogram}
     assert (row["compression"], row["token_ratio"]) == (8, 1)
     assert (row["vocab_size"], row["undecodable"], row["random_undecodable"], row["clipped"]) == (2, 0, 0, 0)
     assert (row["fit_s"], row["encoded_per_s"], row["decoded_per_s"]) == (1, 6, 6)

@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 
 from schemas.findings import Finding, Severity
+from schemas.token_bench import TokenBench
 from validation.check import rules
 from validation.report import (
     SEVERITY_ORDER,
@@ -27,6 +28,7 @@ from validation.report import (
     rank_episodes,
     summarize_measures,
 )
+from validation.token_plots import plots_of, short
 
 _OUTCOMES = ("kept", "rejected", "failed")
 _SHOWN_FINDINGS = 6
@@ -99,6 +101,11 @@ def share(part: int, whole: int) -> str:
     return ">99 %" if 99 < percent < 100 else f"{percent:.0f} %"
 
 
+def px(pixels: float) -> str:
+    """A position in a picture, to a tenth of a pixel."""
+    return f"{pixels:.1f}".removesuffix(".0")
+
+
 def plain(value: Mapping[str, Any]) -> str:
     """Nested plain values as indented JSON, for people to read."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
@@ -139,7 +146,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    functions = (cut, count, number, duration, size, rate, share, plain, data_url, bars)
+    functions = (cut, count, number, duration, size, rate, share, plain, data_url, bars, px, short)
     environment.filters.update({function.__name__: function for function in functions})
     environment.globals.update({function.__name__: function for function in functions})
     return environment
@@ -194,6 +201,15 @@ def build_report(data: ReportData) -> str:
             pictures_of=lambda episode: pictures.get(episode.episode_id, []),
             picture_of=picture_of,
             lengths_of=lengths_of,
+            token_plots=plots_of(data.tokens) if data.tokens is not None else (),
             measures_of=lambda dataset: summarize_measures(by_dataset.get(dataset.name, ())),
         )
+    )
+
+
+def build_token_page(bench: TokenBench, version: str) -> str:
+    """One self-contained HTML page on what ``bench`` measured, by wamloom of ``version``; as safe as a report."""
+    page = _environment().get_template("bench.html")
+    return page.render(
+        bench=bench, version=version, title=f"Tokenizers on lake {bench.lake}", token_plots=plots_of(bench)
     )

@@ -15,6 +15,7 @@ import numpy as np
 from schemas.embodiment import VIEW_SLOTS
 from schemas.errors import UsageError
 from schemas.findings import Finding, Measure, Severity
+from schemas.token_bench import TokenBench
 from schemas.work import OutcomeKind
 
 SEVERITY_ORDER: Mapping[Severity, int] = {Severity.ERROR: 0, Severity.WARNING: 1, Severity.INFO: 2}
@@ -220,6 +221,8 @@ class ReportData:
     release: ReleaseFacts | None = None
     problems: tuple[str, ...] = ()
     """What verification found, if it ran."""
+    tokens: TokenBench | None = None
+    """What tokenizers do to the actions, if that was measured."""
 
 
 @dataclass(frozen=True, slots=True)
