@@ -11,6 +11,7 @@ from jobs.options import Answer, TokensOptions
 from pipelines.lake import Lake
 from pipelines.storage import write_durably
 from pipelines.token_bench import bench, candidates
+from schemas.recipes import BuildRecipe
 from schemas.token_bench import FORMAT, read_token_bench
 from validation.render import build_token_page, size
 from validation.token_plots import short
@@ -48,7 +49,7 @@ def run(options: TokensOptions) -> Answer:
     }
     lines: list[str] = []
     for group in found["groups"]:
-        lines += [_heading(group, recipe.horizon, recipe.normalize), *_table(group["rows"]), *_wraps(group), ""]
+        lines += [_heading(group, recipe), *_table(group["rows"]), *_wraps(group), ""]
     if options.dry_run:
         lines.append(f"would measure {', '.join(one.label for one in wanted)}")
     else:
@@ -72,7 +73,7 @@ def _write(values: Mapping[str, Any], out: Sequence[str]) -> list[str]:
     return lines
 
 
-def _heading(group: Mapping[str, Any], horizon: int, normalize: str) -> str:
+def _heading(group: Mapping[str, Any], recipe: BuildRecipe) -> str:
     others = (
         f"{group['measured_episodes']} that were held out"
         if group["held_out"]
@@ -80,8 +81,8 @@ def _heading(group: Mapping[str, Any], horizon: int, normalize: str) -> str:
     )
     copies = f"; {group['duplicates']} are copies of each other, kept on one side" if group["duplicates"] else ""
     return (
-        f"{group['dataset']}: {group['robot']} at {group['rate']} Hz, {len(group['action'])} channels, horizon {horizon}, "
-        f"normalize {normalize}\n"
+        f"{group['dataset']}: {group['robot']} at {group['rate']} Hz, {len(group['action'])} numbers ({recipe.actions.told}), "
+        f"horizon {recipe.horizon}, normalize {recipe.normalize}\n"
         f"  fitted to {group['fitted_episodes']} episodes ({group['fitted_chunks']} chunks), "
         f"measured on {others} ({group['measured_chunks']} chunks){copies}"
     )

@@ -152,7 +152,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         if not episode.embodiment.action:
             raise _no_action(episode)
         if key not in gathered:
-            gathered[key] = GroupGathering(recipe, ActionPlan.of(episode.embodiment, recipe.actions))
+            gathered[key] = GroupGathering(recipe, _action_plan(episode, recipe))
         chunks = ActionChunks.of(gathered[key].plan, numbers, windows, recipe.horizon)
         try:
             chunks.check()
@@ -258,6 +258,15 @@ def _no_action(episode: StoredEpisode) -> RecipeError:
         f"leave them out with --where \"embodiment != '{robot}'\"",
         "no_action",
     )
+
+
+def _action_plan(episode: StoredEpisode, recipe: BuildRecipe) -> ActionPlan:
+    try:
+        return ActionPlan.of(episode.embodiment, recipe.actions)
+    except RecipeError as error:
+        others = f"leave these episodes out with --where \"embodiment != '{episode.embodiment.name}'\""
+        hint = f"{error.hint}; or {others}" if error.hint else others
+        raise RecipeError(error.message, f"actions.{error.where}", hint, error.reason) from error
 
 
 def _plan_group(

@@ -57,6 +57,19 @@ class ActionRecipe(BaseModel):
     block: str = ""
     """Which robot's room to fill, in slot layouts that keep room for several."""
 
+    @property
+    def told(self) -> str:
+        """What is chosen, for people: ``reference chunk_start, slots dreamzero_32``, or ``as recorded``."""
+        chosen = {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) != field.default
+        }
+        words = {
+            name: " ".join(map(str, value)) if isinstance(value, tuple) else value for name, value in chosen.items()
+        }
+        return ", ".join(f"{name} {value}" for name, value in words.items()) or "as recorded"
+
     @model_validator(mode="after")
     def _sound(self) -> "ActionRecipe":
         if self.reference == "velocity" and self.rotation not in (None, "axis_angle"):

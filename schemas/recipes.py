@@ -271,7 +271,10 @@ def validate_model[M: BaseModel](kind: type[M], values: dict[str, Any], where: s
             near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
             raise RecipeError(f"unknown key {path!r}", where, hint) from error
-        raise RecipeError(f"{path or 'the whole'}: {first['msg']}", where, f"found {first['input']!r}"[:200]) from error
+        message = first["msg"].removeprefix("Value error, ")
+        if not isinstance(first["input"], dict):  # of a whole table, the message says what contradicts what
+            raise RecipeError(f"{path}: {message}", where, f"found {first['input']!r}"[:200]) from error
+        raise RecipeError(f"{path}: {message}" if path else message, where) from error
 
 
 def _merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:

@@ -5,10 +5,11 @@ their place.
 """
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from schemas.action_recipe import ActionRecipe
 from schemas.errors import UsageError
 
 FORMAT: Literal["token_bench-1"] = "token_bench-1"
@@ -130,8 +131,7 @@ class TokenBench(_Strict):
     lake: str
     """As the user named it."""
     horizon: _Some
-    actions: dict[str, Any]
-    """The action recipe."""
+    actions: ActionRecipe
     normalize: str
     holdout: _Share
     groups: tuple[TokenGroup, ...] = Field(min_length=1)

@@ -64,7 +64,7 @@ def plain(text: str = "arm", *rows: dict[str, Any]) -> dict[str, Any]:
         "format": "token_bench-1",
         "lake": text,
         "horizon": 16,
-        "actions": {"reference": text},
+        "actions": {"slots": text},
         "normalize": text,
         "holdout": 0.2,
         "groups": [group, {**group, "held_out": False, "duplicates": 0}],
@@ -138,7 +138,7 @@ def test_the_page_shows_what_was_measured() -> None:
     for expected in (
         "Tokenizers on lake arm",
         "chunks of 16 steps",
-        "2 channels",
+        "2 numbers a step",
         "Fitted to 3 episodes (25 chunks), measured on 1 episode (1,234 chunks) that were held out; 2 episodes are copies",
         "fitted to: there was none to hold out",
         "3 episodes left out: arm",
