@@ -14,13 +14,21 @@ from schemas.errors import UsageError
 _PACKAGES = {
     "sources": "pipelines.sources",
     "encoders": "pipelines.encoders",
+    "text_encoders": "pipelines.text_encoders",
     "tokenizers": "pipelines.tokenizers",
     "formats": "pipelines.formats",
     "layouts": "pipelines.layouts",
     "readers": "pipelines.readers",
     "checks": "validation.checks",
 }
-_EXPORTS = {"sources": "SOURCE", "encoders": "load", "tokenizers": "fit", "formats": "FORMAT", "layouts": "write"}
+_EXPORTS = {
+    "sources": "SOURCE",
+    "encoders": "load",
+    "text_encoders": "load",
+    "tokenizers": "fit",
+    "formats": "FORMAT",
+    "layouts": "write",
+}
 """What tells a member from any other module that a dotted name can lead to."""
 
 

@@ -24,6 +24,14 @@ class Encoder(Protocol):
     normalization: str
     sampling: str
     """``mean``, ``sample`` or ``deterministic``."""
+    unit_scale: bool
+    """Whether latents of common video have a mean near 0 and a deviation near 1, so that others are suspect."""
+    can_decode: bool
+    """Whether ``decode`` gives pictures; encoders of features do not."""
+
+    def encode_clips(self, clips: np.ndarray) -> np.ndarray:
+        """uint8 RGB [B, F, H, W, 3] to float32 [B, L, C, H/s, W/s]: what ``encode`` gives for each, to 1e-5."""
+        ...
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """uint8 RGB [F, H, W, 3] to float32 [L, C, H/s, W/s]. Raises LayoutError naming the nearest right size."""

@@ -58,6 +58,8 @@ class TinyAutoencoder:
     size_multiple = SPATIAL_STRIDE
     normalization = "none (as the weights give)"
     sampling = "deterministic"
+    unit_scale = True
+    can_decode = True
 
     def __init__(
         self, encoder: Weights, decoder: Weights | None, weights_sha256: str, where: str, options: Mapping[str, Any]
@@ -76,6 +78,11 @@ class TinyAutoencoder:
         )
         # Latents depend on the encoder half and the precision alone: not on the decoder, nor on how the work is split.
         self.fingerprint = fingerprint("tiny_autoencoder", VERSION, weights_sha256, self._dtype)
+
+    def encode_clips(self, clips: np.ndarray) -> np.ndarray:
+        """uint8 RGB [B, F, H, W, 3] to float32 [B, F, C, H/8, W/8], each as ``encode``."""
+        latents = self.encode(clips.reshape(-1, *clips.shape[2:]))
+        return latents.reshape(*clips.shape[:2], *latents.shape[1:])
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """uint8 RGB [F, H, W, 3] to float32 [F, C, H/8, W/8]. Raises LayoutError naming the nearest right size."""

@@ -36,6 +36,8 @@ class Wavelet:
     temporal_stride = TEMPORAL_STRIDE
     leading_frames = 1
     sampling = "deterministic"
+    unit_scale = False
+    can_decode = True
 
     def __init__(self, spatial: int = 8) -> None:
         self.spatial_stride = spatial
@@ -45,6 +47,10 @@ class Wavelet:
         self.fingerprint = fingerprint("wavelet", VERSION, spatial)
         # sqrt(4 * s * s) is a power of two, so scaling only moves the exponent.
         self._norm = np.float32(np.sqrt(TEMPORAL_STRIDE * spatial * spatial))
+
+    def encode_clips(self, clips: np.ndarray) -> np.ndarray:
+        """uint8 RGB [B, F, H, W, 3] to float32 [B, L, C, H/s, W/s], each as ``encode``."""
+        return np.stack([self.encode(frames) for frames in clips])
 
     def encode(self, frames: np.ndarray) -> np.ndarray:
         """uint8 RGB [1 + 4k, H, W, 3] to float32 [1 + k, C, H/s, W/s].
