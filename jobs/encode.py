@@ -1,12 +1,15 @@
 """``wamloom encode``: video into latents, each computed once."""
 
+import tempfile
 from typing import Any
 
 from jobs.execute import WorkerSpec
 from jobs.options import Answer, EncodeOptions
 from jobs.run import run_units
 from jobs.staging import run_staging
-from pipelines.encode import EncodePlan, EncodeTotals, LatentCommitter, load_encoder, plan_encode
+from pipelines.encode_commit import EncodeTotals, LatentCommitter
+from pipelines.encode_plan import EncodePlan, plan_encode
+from pipelines.encode_unit import EncodeWorker, load_encoder
 from pipelines.lake import Lake
 
 
@@ -16,11 +19,11 @@ def run(options: EncodeOptions) -> Answer:
     lake = Lake.open(options.lake)
     plan = plan_encode(lake, recipe, load_encoder(recipe), options.where)
     if options.dry_run:
-        return _planned(options, plan)
+        return _planned(options, lake, plan)
     with run_staging(lake) as staging:
         committer = LatentCommitter(lake, plan, staging)
         worker = WorkerSpec(
-            "pipelines.encode:EncodeWorker",
+            "pipelines.encode_unit:EncodeWorker",
             {"lake": str(lake.root), "versions": lake.versions(), "staging": str(staging), "recipe": recipe},
         )
         facts = run_units(plan.units, worker, committer.add, executor=options.executor, title="encode")
@@ -28,24 +31,48 @@ def run(options: EncodeOptions) -> Answer:
     return _answer(options, plan, totals, facts.seconds)
 
 
-def _planned(options: EncodeOptions, plan: EncodePlan) -> Answer:
+def _planned(options: EncodeOptions, lake: Lake, plan: EncodePlan) -> Answer:
+    per_pixel = None
+    if plan.units:
+        with tempfile.TemporaryDirectory(prefix="wamloom-calibration-") as scratch:
+            worker = EncodeWorker(str(lake.root), lake.versions(), scratch, options.recipe)
+            try:
+                per_pixel = worker.calibrate(plan.units)
+            finally:
+                worker.close()
+    hours = None if per_pixel is None else per_pixel * plan.num_pixels / 3600
     values = {
         "lake": options.lake,
         "dry_run": True,
         "encoder": options.recipe.encoder,
         "clips": plan.num_clips,
         "cached": plan.cached,
+        "cached_frames": plan.cached_frames,
+        "without_view": plan.without_view,
         "frames": plan.num_frames,
         "latent_bytes": plan.latent_bytes,
         "units": len(plan.units),
+        "hours": hours,
     }
-    return Answer(
-        values,
-        [
-            f"would encode {plan.num_clips - plan.cached} of {plan.num_clips} clips ({plan.num_frames} frames, "
-            f"{plan.latent_bytes / 1e6:.1f} MB of latents); {plan.cached} are in the lake"
-        ],
-    )
+    lines = [
+        f"would encode {plan.num_clips - plan.cached} of {plan.num_clips} clips ({plan.num_frames} frames, "
+        f"{plan.latent_bytes / 1e6:.1f} MB of latents); {plan.cached} are in the lake ({plan.cached_frames} frames saved)"
+    ]
+    if hours is not None:
+        rate = plan.num_frames / (hours * 3600) if hours else float("inf")
+        lines.append(f"about {_duration(hours * 3600)} in one process, by a short measurement: {rate:.3g} frames/s")
+    return Answer(values, lines, 0, _lacking(plan))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.3g} hours" if seconds >= 3600 else f"{seconds / 60:.2g} minutes ({seconds:.0f} s)"
+
+
+def _lacking(plan: EncodePlan) -> list[str]:
+    return [
+        f"{number} episodes have no view {slot}, which the canvas needs: no latents of them"
+        for slot, number in plan.without_view.items()
+    ]
 
 
 def _answer(options: EncodeOptions, plan: EncodePlan, totals: EncodeTotals, seconds: float) -> Answer:
@@ -57,6 +84,8 @@ def _answer(options: EncodeOptions, plan: EncodePlan, totals: EncodeTotals, seco
         "clips": totals.clips,
         "computed": totals.computed,
         "cached": totals.cached,
+        "cached_frames": plan.cached_frames,
+        "without_view": plan.without_view,
         "failed": totals.failed,
         "frames": plan.num_frames,
         "uncovered_frames": plan.uncovered_frames,
@@ -65,12 +94,13 @@ def _answer(options: EncodeOptions, plan: EncodePlan, totals: EncodeTotals, seco
         "seconds": round(seconds, 2),
     }
     lines = [
-        f"{totals.clips} clips of {plan.episodes} episodes: {totals.computed} computed, {totals.cached} in the lake already, "
-        f"{totals.failed} failed",
+        f"{totals.clips} clips of {plan.episodes} episodes: {totals.computed} computed, {totals.cached} in the lake already "
+        f"({plan.cached_frames} frames saved), {totals.failed} failed",
         f"{plan.num_frames} frames encoded with {options.recipe.encoder} ({plan.latent_bytes / 1e6:.1f} MB of latents)",
     ]
     warnings = [f"failed ({o.reason}): {o.where}: {o.message}" for o in totals.problems[:5]]
     if plan.uncovered_frames:
         warnings.append(f"{plan.uncovered_frames} frames lie in no clip: tails too short for the encoder's stride")
+    warnings += _lacking(plan)
     over = totals.failed > options.recipe.max_failed_fraction * max(1, totals.clips)
     return Answer(values, lines, 4 if over else 0, warnings)

@@ -20,14 +20,14 @@ from pipelines.build_stats import (
     given_statistics,
     statistics_files,
 )
-from pipelines.build_unit import LatentChoice
+from pipelines.build_unit import LatentChoice, latent_rate
 from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, check_rate, instruction_runs, numbers_of
 from pipelines.rows import StoredEpisode
 from pipelines.selection import chunks_of, kept_ids, stored_episodes
 from pipelines.tokenizers import Tokenizer, check_offset
-from pipelines.views import target_size
+from pipelines.views import picture_sizes, shown_views, views_fingerprint
 from pipelines.windows import Windows, plan_windows
 from schemas.errors import LakeError, LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
@@ -120,18 +120,19 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     bare: list[tuple[str, str]] = []
     all_windowed = all(cast(Format, registry.load("formats", name).FORMAT).windowed for name in recipe.formats)
     for episode in stored_episodes(lake, ordered):
-        slots: tuple[str, ...] = recipe.views.slots or tuple(sorted(episode.views))
-        absent = [slot for slot in slots if slot not in episode.views]
-        if absent:
+        shown = shown_views(recipe.views, episode.views)
+        slots = shown.slots
+        if shown.missing:
             dropped.append(
-                Outcome(episode.episode_id, "rejected", "missing_view", f"has no view {absent[0]}", episode.location)
+                Outcome(
+                    episode.episode_id, "rejected", "missing_view", f"has no view {shown.missing}", episode.location
+                )
             )
             continue
         if latents is not None:
-            bare += [(episode.episode_id, slot) for slot in slots if (episode.episode_id, slot) not in latent_hashes]
-            inputs[episode.episode_id] += [
-                found for slot in slots for found in latent_hashes.get((episode.episode_id, slot), ())
-            ]
+            wanted = [(episode.episode_id, name) for name in shown.sources]
+            bare += [one for one in wanted if one not in latent_hashes]
+            inputs[episode.episode_id] += [found for one in wanted for found in latent_hashes.get(one, ())]
         check_rate(recipe.rate, episode.control_rate, episode.dataset)
         numbers = numbers_of(episode, recipe.rate, slots)
         if not numbers.valid.any():
@@ -148,7 +149,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         ]
         if not len(windows.starts) and all_windowed:
             continue
-        key = _group_key(episode, numbers, slots, recipe)
+        key = _group_key(episode, numbers, recipe)
         if not episode.embodiment.action:
             raise _no_action(episode)
         if key not in gathered:
@@ -214,14 +215,8 @@ def _instruction(episode: StoredEpisode) -> str:
     return next((one.text for one in episode.instructions if one.text.strip()), "")
 
 
-def _group_key(
-    episode: StoredEpisode, numbers: EpisodeNumbers, slots: Sequence[str], recipe: BuildRecipe
-) -> tuple[Any, ...]:
-    views = (
-        ()
-        if recipe.content == "latents"
-        else tuple((slot, *target_size(recipe.views, episode.views[slot])) for slot in slots)
-    )
+def _group_key(episode: StoredEpisode, numbers: EpisodeNumbers, recipe: BuildRecipe) -> tuple[Any, ...]:
+    views = () if recipe.content == "latents" else picture_sizes(recipe.views, episode.views)
     # robots of one name whose cards changed between two ingests are two robots
     robot = (episode.embodiment.name, fingerprint(episode.embodiment))
     return (episode.dataset, robot, rate_text(numbers.rate), views, episode.license)
@@ -362,8 +357,10 @@ def _choose_latents(
         return None, {}
     if recipe.encoder is None:
         raise RecipeError(f'content = "{recipe.content}" needs latents', hint='name their encoder: encoder = "wavelet"')
-    rate = _latent_rate(recipe)
+    rate = latent_rate(recipe)
     condition = f"encoder = {quoted(recipe.encoder)} and rate = {quoted(rate)}"
+    if recipe.views.canvas:
+        condition += f" and views_fingerprint = {quoted(views_fingerprint(recipe.views))}"
     columns = ["episode_id", "slot", "encoder_fingerprint", "views_fingerprint", "row_sha256"]
     rows = [row for row in lake.rows("latents", columns, condition) if row["episode_id"] in wanted]
     choices = sorted({(row["encoder_fingerprint"], row["views_fingerprint"]) for row in rows})
@@ -380,12 +377,8 @@ def _choose_latents(
     return choices[0], hashes
 
 
-def _latent_rate(recipe: BuildRecipe) -> str:
-    return "native" if recipe.rate is None else rate_text(recipe.rate)
-
-
 def _no_latents(what: str, lake: Lake, recipe: BuildRecipe) -> LakeError:
-    rate = _latent_rate(recipe)
+    rate = latent_rate(recipe)
     return LakeError(
         f"{recipe.encoder} latents at rate {rate} are needed, and {what}",
         str(lake.root),

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,16 +23,26 @@ from pipelines.stats import normalize
 from pipelines.storage import writing
 from pipelines.tokenizers import Tokenizer
 from pipelines.video import VideoTools
+from pipelines.views import CanvasPlan, canvas_plan, shown_views
 from pipelines.windows import Windows, plan_windows
 from schemas.errors import LakeError
 from schemas.fingerprint import array_sha256
 from schemas.latent import ClipPlan, LatentClip
-from schemas.recipes import BuildRecipe
+from schemas.recipes import BuildRecipe, ViewsRecipe
 from schemas.time import rate_text
 from schemas.work import Outcome, UnitResult, WorkUnit
 
 LatentChoice = tuple[str, str]
 """(encoder fingerprint, views fingerprint) of the latents that a build joins."""
+
+
+CANVAS_BYTES = 1 << 26
+"""Pixels of canvases that are made at a time."""
+
+
+def latent_rate(recipe: BuildRecipe) -> str:
+    """The rate of the latents that a build joins, as the lake tells it."""
+    return recipe.latent_rate or ("native" if recipe.rate is None else rate_text(recipe.rate))
 
 
 class BuildWorker:
@@ -47,6 +57,7 @@ class BuildWorker:
         self._latents = latents
         self._formats = {name: cast(Format, registry.load("formats", name).FORMAT) for name in recipe.formats}
         self._video = VideoTools(recipe.limits)
+        self._canvas = canvas_plan(recipe.views)
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
         """Writes one unit. Raises WamloomError where the lake is damaged: a planned index must never be left empty."""
@@ -73,8 +84,8 @@ class BuildWorker:
         lineage: list[pa.Table] = []
         for episode in plan.episodes:
             built, stored, numbers = self._built(plan, episode)
-            self._push(plan, built, stored, list(writers.values()))
-            lineage.append(_lineage_table(plan.group.name, built, numbers))
+            self._push(plan, built, stored, numbers, list(writers.values()))
+            lineage.append(_lineage_table(plan.group.name, built, numbers, self._recipe.views))
         facts = {name: writer.close() for name, writer in writers.items()}
         path = corner.folder / LINEAGE / plan.group.name / f"{plan.file_index:05d}.parquet"
         path.parent.mkdir(parents=True)
@@ -86,10 +97,10 @@ class BuildWorker:
 
     def _built(self, unit: UnitPlan, plan: EpisodePlan) -> tuple[BuiltEpisode, StoredEpisode, EpisodeNumbers]:
         stored = self._lake.episode(plan.episode_id)
-        slots = tuple(slot for slot, _, _ in unit.group.views)
-        looked_at: tuple[str, ...] = self._recipe.views.slots or tuple(sorted(stored.views))
-        numbers = numbers_of(stored, self._recipe.rate, looked_at)
-        windows = plan_windows(numbers.times_ns, stored.segments, looked_at, self._recipe)
+        shown = shown_views(self._recipe.views, stored.views)
+        numbers = numbers_of(stored, self._recipe.rate, shown.slots)
+        windows = plan_windows(numbers.times_ns, stored.segments, shown.slots, self._recipe)
+        pictures = {name: numbers.frames[shown.sources[name]] for name, _, _ in unit.group.views}
         if (numbers.num_steps, len(windows.starts)) != (plan.num_steps, plan.num_samples):
             raise LakeError(
                 f"{numbers.num_steps} steps and {len(windows.starts)} windows where {plan.num_steps} and "
@@ -111,8 +122,8 @@ class BuildWorker:
             valid=numbers.valid,
             source_rows=numbers.commands.rows,
             source_times_ns=numbers.commands.times_ns,
-            frame_ids={slot: numbers.frames[slot].rows for slot in slots},
-            frame_times_ns={slot: numbers.frames[slot].times_ns for slot in slots},
+            frame_ids={name: origin.rows for name, origin in pictures.items()},
+            frame_times_ns={name: origin.times_ns for name, origin in pictures.items()},
             tokens=_tokens(unit.group, self._recipe, chunks),
             sample_steps=windows.starts,
             chunk_stops=windows.chunk_stops,
@@ -135,23 +146,55 @@ class BuildWorker:
             )
         return _ReleasedChunks(ActionChunks.of(plan, numbers, windows, self._recipe.horizon), group.chunk, self._recipe)
 
-    def _push(self, unit: UnitPlan, built: BuiltEpisode, stored: StoredEpisode, writers: Sequence[UnitWriter]) -> None:
+    def _push(
+        self,
+        unit: UnitPlan,
+        built: BuiltEpisode,
+        stored: StoredEpisode,
+        numbers: EpisodeNumbers,
+        writers: Sequence[UnitWriter],
+    ) -> None:
         for writer in writers:
             writer.begin(built)
-        for slot, _, _ in unit.group.views:
-            where = f"episode {stored.episode_id[:12]} view {slot}"
-            view = self._lake.video(stored.episode_id, slot, stored.views[slot])
+        for name, _, _ in unit.group.views:
             step = 0
-            for chunk in self._video.decode(view, where, built.frame_ids[slot], self._recipe.views):
+            frames = self._frames(stored, name, numbers) if self._canvas is None else self._canvases(stored, numbers)
+            for chunk in frames:
                 for writer in writers:
-                    writer.frames(slot, step, chunk)
+                    writer.frames(name, step, chunk)
                 step += len(chunk)
         for writer in writers:
             writer.end()
 
+    def _frames(self, stored: StoredEpisode, slot: str, numbers: EpisodeNumbers) -> Iterator[np.ndarray]:
+        """Chunks of the frames of a view, one a step."""
+        return self._decoded(stored, slot, numbers.frames[slot].rows, self._recipe.views)
+
+    def _canvases(self, stored: StoredEpisode, numbers: EpisodeNumbers) -> Iterator[np.ndarray]:
+        """Chunks of canvases, one a step: as many steps at a time of one view after the other as fit into memory."""
+        canvas = cast(CanvasPlan, self._canvas)
+        areas = canvas.shown(tuple(stored.views))
+        size = max(1, CANVAS_BYTES // (canvas.height * canvas.width * 3))
+        for start in range(0, numbers.num_steps, size):
+            steps = slice(start, start + size)
+            tiles = [
+                np.concatenate(
+                    list(self._decoded(stored, area.slot, numbers.frames[area.slot].rows[steps], area.views))
+                )
+                for area in areas
+            ]
+            yield canvas.picture(areas, tiles)
+
+    def _decoded(
+        self, stored: StoredEpisode, slot: str, frame_ids: np.ndarray, views: ViewsRecipe
+    ) -> Iterator[np.ndarray]:
+        where = f"episode {stored.episode_id[:12]} view {slot}"
+        view = self._lake.video(stored.episode_id, slot, stored.views[slot])
+        return self._video.decode(view, where, frame_ids, views)
+
     def _read_latents(self, stored: StoredEpisode) -> dict[str, list[LatentClip]]:
         encoder, views = cast(LatentChoice, self._latents)
-        rate = "native" if self._recipe.rate is None else rate_text(self._recipe.rate)
+        rate = latent_rate(self._recipe)
         rows = self._lake.rows(
             "latents",
             [
@@ -169,8 +212,9 @@ class BuildWorker:
             f"and views_fingerprint = {quoted(views)} and rate = {quoted(rate)}",
         )
         clips: dict[str, list[LatentClip]] = {}
+        names = shown_views(self._recipe.views, stored.views).sources
         for row in sorted(rows, key=lambda row: (row["slot"], row["times_ns"][0], len(row["times_ns"]))):
-            if self._recipe.views.slots and row["slot"] not in self._recipe.views.slots:
+            if row["slot"] not in names:
                 continue
             values = np.frombuffer(row["data"], dtype=np.dtype(row["dtype"])).reshape(row["shape"])
             if array_sha256(values) != row["data_sha256"]:
@@ -227,7 +271,7 @@ def _tokens(group: GroupPlan, recipe: BuildRecipe, chunks: _ReleasedChunks) -> l
     return found
 
 
-def _lineage_table(group: str, built: BuiltEpisode, numbers: EpisodeNumbers) -> pa.Table:
+def _lineage_table(group: str, built: BuiltEpisode, numbers: EpisodeNumbers, views: ViewsRecipe) -> pa.Table:
     """One row per step: which row of the action, of the proprio, and which frame of every view it came from, how far in
     time that lies before the step, and whether it still tells of the step."""
     plan, num = built.plan, built.plan.num_steps
@@ -242,8 +286,11 @@ def _lineage_table(group: str, built: BuiltEpisode, numbers: EpisodeNumbers) -> 
         **_origin_columns("source_row", "source_time_ns", "action", numbers.commands),
         **_origin_columns("proprio_row", "proprio_time_ns", "proprio", numbers.measured),
     }
-    for slot in sorted(built.frame_ids):
-        columns |= _origin_columns(f"frame_id_{slot}", f"frame_time_ns_{slot}", slot, numbers.frames[slot])
+    if built.frame_ids:
+        # of a canvas its own name, with the frames of its first view, and every view on it
+        frames = {name: numbers.frames[slot] for name, slot in shown_views(views, numbers.frames).sources.items()}
+        for name, origin in sorted({**numbers.frames, **frames}.items()):
+            columns |= _origin_columns(f"frame_id_{name}", f"frame_time_ns_{name}", name, origin)
     table = pa.table(columns)
     return table.replace_schema_metadata({"group": group})
 

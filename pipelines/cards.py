@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from schemas.canvas import Canvas
 from schemas.dataset_card import ChannelMap, DatasetCard
 from schemas.embodiment import Embodiment
 from schemas.errors import CardError, RecipeError
@@ -56,6 +57,16 @@ def slot_layout_names() -> list[str]:
 def load_slot_layout(name: str) -> SlotLayout:
     """The slot layout of that name, or in that ``.toml`` file. Raises CardError."""
     return _validate(SlotLayout, _find("slots", name), name)
+
+
+def canvas_names() -> list[str]:
+    """Names of the shipped canvases, sorted."""
+    return _names("canvases")
+
+
+def load_canvas(name: str) -> Canvas:
+    """The canvas of that name, or in that ``.toml`` file. Raises CardError."""
+    return _validate(Canvas, _find("canvases", name), name)
 
 
 def load_embodiment(name: str) -> Embodiment:

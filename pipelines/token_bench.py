@@ -23,6 +23,7 @@ from pipelines.selection import chosen_starts, chunks_of, kept_ids, stored_episo
 from pipelines.token_errors import errors_by_quantity, wrapped_chunks
 from pipelines.tokenizers import Tokenizer, check_offset
 from pipelines.twins import twin_pairs
+from pipelines.views import shown_views
 from pipelines.windows import plan_windows
 from schemas.embodiment import Embodiment
 from schemas.errors import LakeError, LayoutError, RecipeError, UsageError
@@ -166,17 +167,16 @@ def _recorded(
 ) -> Iterator[tuple[tuple[str, str, str, Embodiment], Recorded]]:
     """Every episode that a build of ``recipe`` would take samples of, with its group; others are counted in ``skipped``."""
     for episode in stored_episodes(lake, [episode_id for episode_id, _ in kept_ids(lake, recipe.where)]):
-        slots: tuple[str, ...] = recipe.views.slots or tuple(sorted(episode.views))
-        absent = [slot for slot in slots if slot not in episode.views]
-        if absent:
-            skipped[f"has no view {absent[0]}"] += 1
+        shown = shown_views(recipe.views, episode.views)
+        if shown.missing:
+            skipped[f"has no view {shown.missing}"] += 1
             continue
         if not episode.embodiment.action:
             skipped["has no action"] += 1
             continue
         check_rate(recipe.rate, episode.control_rate, episode.dataset)
-        numbers = numbers_of(episode, recipe.rate, slots)
-        windows = plan_windows(numbers.times_ns, episode.segments, slots, recipe)
+        numbers = numbers_of(episode, recipe.rate, shown.slots)
+        windows = plan_windows(numbers.times_ns, episode.segments, shown.slots, recipe)
         plan = ActionPlan.of(episode.embodiment, recipe.actions)
         chunks = ActionChunks.of(plan, numbers, windows, recipe.horizon).in_float32()
         try:

@@ -17,6 +17,7 @@ from pipelines.numbers import numbers_of
 from pipelines.release import LINEAGE, damaged_files, read_manifest
 from pipelines.rows import row_sha256, view_of
 from pipelines.storage import inside
+from pipelines.views import shown_views
 from schemas.errors import LakeError, ReleaseError, WamloomError
 from schemas.fingerprint import bytes_sha256
 from schemas.recipes import BuildRecipe, validate_model
@@ -163,9 +164,10 @@ def _lineage_problems(
                 yield Problem(place, f"view {slot} shows a frame from after its step")
         if lake is not None:
             stored = lake.episode(episode["episode_id"])
-            numbers = numbers_of(stored, recipe.rate, recipe.views.slots or tuple(sorted(stored.views)))
+            shown = shown_views(recipe.views, stored.views)
+            numbers = numbers_of(stored, recipe.rate, shown.slots)
             given = {"source_row": numbers.commands, "proprio_row": numbers.measured}
-            given |= {f"frame_id_{slot}": numbers.frames[slot] for slot in slots}
+            given |= {f"frame_id_{slot}": numbers.frames[shown.sources[slot]] for slot in slots}
             same = all(np.array_equal(origin.rows, rows[name].to_numpy()) for name, origin in given.items())
             checked["aligned_episodes"] += 1
             if not same:

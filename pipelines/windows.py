@@ -44,13 +44,13 @@ def num_latent_frames(num_frames: int, leading_frames: int, temporal_stride: int
 def clip_frames(num_frames: int, leading_frames: int, temporal_stride: int, recipe: ClipRecipe) -> list[Span]:
     """The clips of a sequence of ``num_frames`` frames, in order of their starts; [] where it is too short for one.
 
-    ``whole``: one clip, the longest prefix the encoder can take; at most ``temporal_stride - 1`` frames at the end are
-    left over. ``fixed``: clips of ``recipe.num_frames`` every ``recipe.stride`` frames, and one more that ends with the
+    ``whole`` and ``frames``: one clip, the longest prefix the encoder can take; at most ``temporal_stride - 1`` frames at the
+    end are left over. ``fixed``: clips of ``recipe.num_frames`` every ``recipe.stride`` frames, and one more that ends with the
     last frame if the regular ones stop short of it. ``uncovered`` says what is in no clip.
 
     Raises RecipeError where ``recipe.num_frames`` is not a length the encoder can take, naming the nearest that are.
     """
-    if recipe.kind == "whole":
+    if recipe.kind != "fixed":
         if num_frames < leading_frames:
             return []
         return [(0, nearest_clip_lengths(num_frames, leading_frames, temporal_stride)[0])]

@@ -6,6 +6,7 @@ from fractions import Fraction
 import numpy as np
 
 from schemas.fingerprint import fingerprint
+from schemas.time import rate_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,10 @@ class ClipPlan:
     """The grid times those frames stand for."""
     rate: Fraction | None
     """Grid rate; None at the camera's native frames."""
+    frame_stride: int = 1
+    """Every so many frames of that were taken."""
+    tiles: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    """Of a canvas: (slot, source frames) of each view on it, the first as ``frame_ids``."""
 
     @property
     def latent_id(self) -> str:
@@ -34,7 +39,15 @@ class ClipPlan:
             self.encoder_fingerprint,
             self.frame_ids,
             self.times_ns,
+            *([self.tiles] if self.tiles else []),
         )
+
+    @property
+    def rate_told(self) -> str:
+        """As the lake tells it: ``native``, ``native/3``, ``5``; on a grid the rate is that of the frames taken."""
+        if self.rate is None:
+            return "native" if self.frame_stride == 1 else f"native/{self.frame_stride}"
+        return rate_text(self.rate / self.frame_stride)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from schemas.action_recipe import ActionRecipe
+from schemas.canvas import Fit
 from schemas.embodiment import ViewSlot
 from schemas.errors import RecipeError
 from schemas.findings import Severity
@@ -99,28 +100,47 @@ class IngestRecipe(_Frozen):
     """Rows are committed to the lake in batches of about this size."""
 
 
+SegmentKind = Literal["idle", "keep", "language", "success"]
+
+
 class ViewsRecipe(_Frozen):
     """How a view becomes pixels of one size."""
 
     slots: tuple[ViewSlot, ...] = ()
     """Empty: every view the episode has."""
+    canvas: str = ""
+    """A canvas that makes several views one, by name or as a ``.toml`` file; it says which views, and how they fit."""
     height_px: int | None = Field(default=None, gt=0)
     width_px: int | None = Field(default=None, gt=0)
-    """Both None: the size of the source."""
-    fit: Literal["stretch", "crop", "pad"] = "pad"
+    """Both None: the size of the source, or of the canvas."""
+    fit: Fit = "pad"
     filter: Literal["area", "bilinear", "bicubic", "lanczos"] = "area"
     """swscale filter."""
 
+    @model_validator(mode="after")
+    def _sound(self) -> "ViewsRecipe":
+        if self.canvas and (self.slots or self.fit != "pad"):
+            raise ValueError("a canvas says itself which views it shows and how they fit; leave out slots and fit")
+        return self
+
 
 class ClipRecipe(_Frozen):
-    """How a view is cut into latent clips."""
+    """How a view is cut into latent clips. No clip ever crosses a gap."""
 
-    kind: Literal["whole", "fixed"] = "whole"
-    """``whole`` episode with a tail the encoder can take, or ``fixed`` length."""
+    kind: Literal["whole", "fixed", "frames"] = "whole"
+    """``whole`` runs, with a tail the encoder can take; ``fixed`` length; or every frame encoded by itself (``frames``),
+    which is another latent than a frame within a clip where the encoder looks at time."""
     num_frames: int = Field(default=17, gt=0)
     """For ``fixed``: frames per clip; must be one the encoder can take, such as 1+4k."""
     stride: int | None = Field(default=None, gt=0)
     """For ``fixed``: frames from one clip's start to the next; None: clips meet end to end."""
+    phases: tuple[Annotated[int, Field(ge=0, le=100_000)], ...] = Field(default=(0,), min_length=1)
+    """Clips begin so many frames behind the start of each run, once for each: causal latents depend on where a clip begins,
+    so trainers that begin anywhere need several."""
+    bounds: tuple[SegmentKind, ...] = ()
+    """Where spans of these kinds start and end, clips begin anew, such as ``["language"]``."""
+    within: SegmentKind | None = None
+    """Only runs inside spans of this kind are encoded, such as ``"keep"``."""
 
 
 class EncodeRecipe(_Frozen):
@@ -131,8 +151,12 @@ class EncodeRecipe(_Frozen):
     options: dict[str, int | float | str | bool] = {}
     """Passed to the encoder by name, such as ``spatial = 16`` for wavelet."""
     rate: TargetRate = None
+    frame_stride: int = Field(default=1, gt=0, le=100_000)
+    """Every so many frames (of the camera, or of the grid at ``rate``) are taken."""
     views: ViewsRecipe = ViewsRecipe()
     clip: ClipRecipe = ClipRecipe()
+    batch_clips: int = Field(default=8, gt=0)
+    """Clips of one shape that the encoder is given together, at most."""
     dtype: Literal["float32", "float16"] = "float32"
     unit_frames: int = Field(default=2000, gt=0)
     """Frames per work unit, at most."""
@@ -165,9 +189,6 @@ class VideoRecipe(_Frozen):
 
 StatisticsForm = Literal["gear", "openpi", "fastwam", "gigaworld"]
 """Whose file a build writes beside its own statistics; LeRobot's lies in every LeRobot folder anyway."""
-
-
-SegmentKind = Literal["idle", "keep", "language", "success"]
 
 
 class SegmentFilter(_Frozen):
@@ -205,6 +226,8 @@ class BuildRecipe(_Frozen):
     """What windowed samples carry of the picture."""
     encoder: str | None = None
     """Which latents to join, by encoder name; needed when content is not ``frames``."""
+    latent_rate: str | None = None
+    """Of these latents, as the lake tells it: ``native``, ``native/3``, ``5``; None: the rate of the build."""
     actions: ActionRecipe = ActionRecipe()
     """How action chunks are written; single steps stay as recorded."""
     normalize: Literal["none", "quantile", "min_max", "z_score"] = "none"

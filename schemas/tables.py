@@ -119,6 +119,8 @@ EPISODE_FIELDS: list[pa.Field] = [
     pa.field("row_sha256", pa.string()),  # our own hash over everything but locations and blobs
 ]
 
+TILE = pa.struct([("slot", pa.string()), ("frame_ids", pa.large_list(pa.int64()))])
+
 LATENT_FIELDS: list[pa.Field] = [
     pa.field("latent_id", pa.string(), nullable=False, metadata=PRIMARY_KEY),
     pa.field("episode_id", pa.string()),
@@ -129,6 +131,7 @@ LATENT_FIELDS: list[pa.Field] = [
     pa.field("views_fingerprint", pa.string()),
     pa.field("rate", pa.string()),  # "native" or Hz
     pa.field("frame_ids", pa.large_list(pa.int64())),
+    pa.field("tiles", pa.list_(TILE)),  # of a canvas: the frames of each view on it; else empty
     pa.field("times_ns", pa.large_list(pa.int64())),
     pa.field("start_ns", pa.int64()),
     pa.field("stop_ns", pa.int64()),

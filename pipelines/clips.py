@@ -1,0 +1,198 @@
+"""Which frames of an episode make which latent clips, before any is decoded: of single views, and of canvases."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from pipelines.numbers import check_rate
+from pipelines.resample import nearest_at_or_before
+from pipelines.rows import Row, segment_of, view_of
+from pipelines.views import Area, CanvasPlan, canvas_plan, target_size, views_fingerprint
+from pipelines.windows import Span, clip_frames, gaps_of, num_latent_frames, runs_between_gaps, step_span, uncovered
+from schemas.dataset_card import DatasetCard
+from schemas.episode import EncodedView, Segment
+from schemas.errors import RecipeError
+from schemas.latent import ClipPlan
+from schemas.recipes import ClipRecipe, EncodeRecipe
+from schemas.time import TimeGrid, parse_rate
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderShape:
+    """What clips have to know of an encoder."""
+
+    name: str
+    fingerprint: str
+    temporal_stride: int
+    leading_frames: int
+    spatial_stride: int
+    size_multiple: int
+    channels: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClipSource:
+    """What the clips of one row of latents are cut from: one view, or those of a canvas. Small."""
+
+    episode_id: str
+    slot: str
+    """The view's, or the canvas' name."""
+    height: int
+    """Pixels that the encoder sees."""
+    width: int
+    views: tuple[tuple[str, EncodedView], ...]
+    """(slot, view without its video); the first one's frames are the clip's."""
+    clips: tuple[ClipPlan, ...]
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"episode {self.episode_id[:12]} view {self.slot}"
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeClips:
+    """Everything that an encode recipe takes of one episode."""
+
+    sources: tuple[ClipSource, ...]
+    left: int
+    """Frames in no clip, because a tail is too short for the encoder."""
+    missing_view: str = ""
+    """A view that the canvas needs and the episode lacks."""
+
+
+def frame_grid(
+    views: Sequence[EncodedView], duration_ns: int, rate: Fraction | None
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """(frame ids of each view, times) of the sequence that clips are cut from: the first view's own frames, or the grid at
+    ``rate``; at each of these times every view shows the frame at or before it.
+
+    The grid is the one a build at that rate uses: it begins with the first step, at 0, and ends at or before the last. A
+    time before the first frame of any view is left out.
+    """
+    times = views[0].times_ns if rate is None else TimeGrid.covering(0, duration_ns, rate).times_ns()
+    ids = [
+        np.arange(view.num_frames, dtype=np.int64)
+        if rate is None and index == 0
+        else nearest_at_or_before(view.times_ns, times)
+        for index, view in enumerate(views)
+    ]
+    begun = np.logical_and.reduce([one >= 0 for one in ids])
+    return [one[begun] for one in ids], times[begun]
+
+
+def episode_clips(row: Row, recipe: EncodeRecipe, shape: EncoderShape) -> EpisodeClips:
+    """The clips of a kept episode, given as a row of the lake.
+
+    Raises RecipeError where a size does not fit the encoder, or a clip would not fit into memory.
+    """
+    card = DatasetCard.model_validate_json(row["card_json"])
+    found = {value["slot"]: view_of(value, card) for value in row["views"]}
+    check_rate(recipe.rate, parse_rate(row["control_rate"]), row["dataset"])
+    segments = [segment_of(value) for value in row["segments"]]
+    views = views_fingerprint(recipe.views)
+    canvas = canvas_plan(recipe.views)
+    if canvas is not None:
+        areas = canvas.shown(tuple(found))
+        if not areas:
+            return EpisodeClips((), 0, canvas.missing(tuple(found)))
+        canvas.check_multiple(shape.size_multiple, shape.name)
+        shown = [(area.slot, found[area.slot]) for area in areas]
+        size = (canvas.height, canvas.width)
+        one, left = _clips(row, canvas.name, shown, size, segments, recipe, shape, views)
+        return EpisodeClips((one,), left)
+    sources, missed = [], 0
+    for slot, view in found.items():
+        if recipe.views.slots and slot not in recipe.views.slots:
+            continue
+        size = target_size(recipe.views, view)
+        _check_size(row, slot, size, recipe, shape)
+        one, left = _clips(row, slot, [(slot, view)], size, segments, recipe, shape, views)
+        sources.append(one)
+        missed += left
+    return EpisodeClips(tuple(sources), missed)
+
+
+def _check_size(row: Row, slot: str, size: tuple[int, int], recipe: EncodeRecipe, shape: EncoderShape) -> None:
+    height, width = size
+    multiple = shape.size_multiple
+    if height % multiple or width % multiple:
+        near = tuple(max(multiple, round(edge / multiple) * multiple) for edge in size)
+        raise RecipeError(
+            f"{recipe.encoder} takes multiples of {multiple} px, and view {slot} of {row['dataset']} would be {height}x{width}",
+            f"episode {row['episode_id'][:12]}",
+            f"--set views.height_px={near[0]} --set views.width_px={near[1]}, or leave that view out of views.slots",
+        )
+
+
+def _clips(
+    row: Row,
+    slot: str,
+    views: Sequence[tuple[str, EncodedView]],
+    size: tuple[int, int],
+    segments: Sequence[Segment],
+    recipe: EncodeRecipe,
+    shape: EncoderShape,
+    fingerprint: str,
+) -> tuple[ClipSource, int]:
+    ids, times = frame_grid([view for _, view in views], row["duration_ns"], recipe.rate)
+    gaps = gaps_of(segments, [name for name, _ in views])
+    clips: dict[tuple[int, ...], ClipPlan] = {}
+    missed = 0
+    for run in _runs(times, gaps, segments, recipe.clip):
+        for number, phase in enumerate(recipe.clip.phases):
+            taken = np.arange(run[0] + phase, run[1], recipe.frame_stride)
+            spans = clip_frames(len(taken), shape.leading_frames, shape.temporal_stride, recipe.clip)
+            if not number:
+                missed += sum(stop - start for start, stop in uncovered(len(taken), spans))
+            for start, stop in spans:
+                frames = taken[start:stop]
+                clip = ClipPlan(
+                    row["episode_id"],
+                    slot,
+                    fingerprint,
+                    shape.fingerprint,
+                    tuple(ids[0][frames].tolist()),
+                    tuple(times[frames].tolist()),
+                    recipe.rate,
+                    recipe.frame_stride,
+                    tuple((name, tuple(one[frames].tolist())) for (name, _), one in zip(views, ids, strict=True))
+                    if recipe.views.canvas
+                    else (),
+                )
+                clips.setdefault(tuple(frames.tolist()), clip)  # phases may end with the same tail
+    source = ClipSource(row["episode_id"], slot, *size, tuple(views), tuple(clips.values()))
+    for clip in source.clips:
+        need = sum(clip_bytes(source, clip, recipe, shape))
+        if need > recipe.max_clip_mb * 1_000_000:
+            raise RecipeError(
+                f"a clip of {len(clip.frame_ids)} frames of {size[0]}x{size[1]} needs {need / 1e9:.1f} GB",
+                source.where,
+                'set [clip] kind = "fixed", a smaller size, or a larger max_clip_mb',
+            )
+    return source, missed
+
+
+def _runs(times: np.ndarray, gaps: Sequence[Segment], segments: Sequence[Segment], recipe: ClipRecipe) -> list[Span]:
+    """The runs of frames that clips are cut from: between gaps and bounds, and inside the kind that is wanted, if one is."""
+    kinds = {*recipe.bounds, *([recipe.within] if recipe.within else [])}
+    runs = runs_between_gaps(times, gaps, [one for one in segments if one.kind in kinds])
+    if recipe.within is None:
+        return runs
+    spans = [step_span(times, one.start_ns, one.stop_ns) for one in segments if one.kind == recipe.within]
+    return [run for run in runs if any(start <= run[0] and run[1] <= stop for start, stop in spans)]
+
+
+def clip_bytes(source: ClipSource, clip: ClipPlan, recipe: EncodeRecipe, shape: EncoderShape) -> tuple[int, int]:
+    """Bytes of the pixels and of the latents of a clip."""
+    latents = num_latent_frames(len(clip.frame_ids), shape.leading_frames, shape.temporal_stride)
+    stride = shape.spatial_stride
+    values = latents * shape.channels * (source.height // stride) * (source.width // stride)
+    return len(clip.frame_ids) * source.height * source.width * 3, values * np.dtype(recipe.dtype).itemsize
+
+
+def areas_of(canvas: CanvasPlan, source: ClipSource) -> tuple[Area, ...]:
+    """Where the views of ``source`` lie on the canvas that it was planned with, in their order."""
+    return canvas.shown([slot for slot, _ in source.views])

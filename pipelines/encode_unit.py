@@ -1,0 +1,262 @@
+"""Encoding one unit: every clip decoded ahead of the encoder, clips of one shape encoded together, rows staged."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines import registry
+from pipelines.ahead import ahead
+from pipelines.clips import ClipSource, EncoderShape, areas_of
+from pipelines.encoders import Encoder
+from pipelines.frame_encoder import FrameEncoder
+from pipelines.lake import Lake
+from pipelines.rows import Row, row_sha256
+from pipelines.storage import file_record, fsync_file, fsync_folder, writing
+from pipelines.video import VideoTools
+from pipelines.views import canvas_plan, check_tiles
+from schemas.errors import LayoutError, WamloomError
+from schemas.fingerprint import array_sha256
+from schemas.latent import ClipPlan
+from schemas.recipes import EncodeRecipe, ViewsRecipe
+from schemas.tables import LATENTS
+from schemas.work import Outcome, UnitResult, WorkUnit
+
+AHEAD = 2
+"""Clips that are decoded before the encoder asks for them."""
+CALIBRATION_S = 5.0
+"""How long a dry run measures, at least one clip."""
+
+
+def load_encoder(recipe: EncodeRecipe) -> Encoder:
+    """The encoder of the recipe, ready to use. Raises UsageError, MissingFile or LayoutError before any work."""
+    encoder = cast(Encoder, registry.load("encoders", recipe.encoder).load(recipe.weights, recipe.options))
+    return FrameEncoder(encoder) if recipe.clip.kind == "frames" else encoder
+
+
+def shape_of(encoder: Encoder) -> EncoderShape:
+    """What clips have to know of ``encoder``."""
+    return EncoderShape(
+        encoder.name,
+        encoder.fingerprint,
+        encoder.temporal_stride,
+        encoder.leading_frames,
+        encoder.spatial_stride,
+        encoder.size_multiple,
+        encoder.channels,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pixels:
+    """A clip as the encoder gets it: one picture a frame, or one for each tile; or the error that it has instead."""
+
+    source: ClipSource
+    clip: ClipPlan
+    parts: tuple[np.ndarray, ...] = ()
+    """uint8 [F, h, w, 3] each."""
+    error: WamloomError | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(part.nbytes for part in self.parts)
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], ...]:
+        """Clips of one key can be encoded together."""
+        return tuple(part.shape for part in self.parts)
+
+
+class EncodeWorker:
+    """Decodes and encodes the clips of a unit into one staged file. A view that cannot be read costs its own clips only."""
+
+    def __init__(self, lake: str, versions: Mapping[str, int], staging: str, recipe: EncodeRecipe) -> None:
+        self._lake = Lake.open(lake, dict(versions))
+        self._staging = Path(staging)
+        self._recipe = recipe
+        self._encoder = load_encoder(recipe)
+        self._canvas = canvas_plan(recipe.views)
+        self._video = VideoTools(recipe.limits)
+
+    def __call__(self, unit: WorkUnit) -> UnitResult:
+        """Encodes the unit."""
+        path = self._staging / f"{unit.unit_id}.arrow"
+        with writing(path):
+            return self._write(unit, path)
+
+    def _write(self, unit: WorkUnit, path: Path) -> UnitResult:
+        self._staging.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.partial")
+        outcomes: list[Outcome] = []
+        num_rows = 0
+        works = cast(tuple[ClipSource, ...], unit.payload)
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, LATENTS) as writer:
+            for clip, batch in self.encoded(works):
+                if isinstance(batch, WamloomError):
+                    where = batch.where or f"episode {clip.episode_id[:12]} view {clip.slot}"
+                    outcomes.append(
+                        Outcome(
+                            clip.latent_id, "failed", batch.reason, batch.message, where, batch.hint, clip.episode_id
+                        )
+                    )
+                    continue
+                writer.write_batch(batch)
+                outcomes.append(Outcome(clip.latent_id, "kept", content_id=clip.episode_id))
+                num_rows += 1
+        fsync_file(partial)
+        partial.replace(path)
+        fsync_folder(self._staging)
+        frames = float(sum(len(clip.frame_ids) for work in works for clip in work.clips))
+        return UnitResult(
+            unit.unit_id, tuple(outcomes), (file_record(path, self._staging, num_rows),), (("frames", frames),)
+        )
+
+    @staticmethod
+    def lost(unit: WorkUnit, reason: str, message: str) -> UnitResult:
+        """The outcomes of a unit that killed its worker again and again."""
+        works = cast(tuple[ClipSource, ...], unit.payload)
+        return UnitResult(
+            unit.unit_id,
+            tuple(Outcome(clip.latent_id, "failed", reason, message) for work in works for clip in work.clips),
+        )
+
+    def close(self) -> None:
+        """Ends the decoding child."""
+        self._video.close()
+
+    def calibrate(self, units: Sequence[WorkUnit], seconds: float = CALIBRATION_S) -> float | None:
+        """Seconds that a pixel takes here, decoded and encoded, by the first clips of ``units``; None where there is none.
+
+        The first batch is not counted, since libraries load and caches fill with it, unless it is the only one.
+        """
+        works = [work for unit in units for work in cast(tuple[ClipSource, ...], unit.payload)]
+        started, pixels, first = time.perf_counter(), 0, 0.0
+        for number, batch in enumerate(self._batches(ahead(self._pixels(works), AHEAD))):
+            self._values(batch)
+            counted = sum(len(one.clip.frame_ids) * one.source.height * one.source.width for one in batch)
+            now = time.perf_counter()
+            if number == 0:
+                first, started, pixels = (now - started) / counted, now, 0
+                continue
+            pixels += counted
+            if now - started >= seconds:
+                break
+        return (time.perf_counter() - started) / pixels if pixels else first or None
+
+    def encoded(self, works: Sequence[ClipSource]) -> Iterator[tuple[ClipPlan, pa.RecordBatch | WamloomError]]:
+        """The row of every clip of ``works`` in order, or why it has none. The next clips are decoded meanwhile."""
+        for batch in self._batches(ahead(self._pixels(works), AHEAD)):
+            for one, values in zip(batch, self._values(batch), strict=True):
+                if isinstance(values, WamloomError):
+                    yield one.clip, values
+                    continue
+                try:
+                    yield one.clip, self._row(one.clip, values)
+                except WamloomError as error:
+                    yield one.clip, error
+
+    def _pixels(self, works: Iterable[ClipSource]) -> Iterator[_Pixels]:
+        """Every clip of ``works`` decoded; once a view cannot be read, none of its clips is tried again."""
+        for work in works:
+            failed: WamloomError | None = None
+            for clip in work.clips:
+                if failed is None:
+                    try:
+                        yield _Pixels(work, clip, self._parts(work, clip))
+                        continue
+                    except WamloomError as error:
+                        failed = error
+                yield _Pixels(work, clip, error=failed)
+
+    def _parts(self, work: ClipSource, clip: ClipPlan) -> tuple[np.ndarray, ...]:
+        if self._canvas is None:
+            ((slot, _),) = work.views
+            frames = self._frames(work, slot, clip.frame_ids, self._recipe.views)
+            return (frames,)
+        areas = areas_of(self._canvas, work)
+        tiles = [
+            self._frames(work, area.slot, ids, area.views) for area, (_, ids) in zip(areas, clip.tiles, strict=True)
+        ]
+        check_tiles(tiles, work.where)
+        return tuple(tiles) if self._canvas.joins_latents else (self._canvas.picture(areas, tiles),)
+
+    def _frames(self, work: ClipSource, slot: str, frame_ids: Sequence[int], views: ViewsRecipe) -> np.ndarray:
+        view = self._lake.video(work.episode_id, slot, dict(work.views)[slot])
+        where = f"episode {work.episode_id[:12]} view {slot}"
+        chunks = list(self._video.decode(view, where, np.asarray(frame_ids, dtype=np.int64), views))
+        return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+
+    def _batches(self, clips: Iterator[_Pixels]) -> Iterator[list[_Pixels]]:
+        """Neighbours of one shape, as many as the recipe allows and as fit into the memory of a unit; failed ones alone."""
+        batch: list[_Pixels] = []
+        for one in clips:
+            full = len(batch) >= self._recipe.batch_clips
+            large = sum(each.num_bytes for each in batch) + one.num_bytes > self._recipe.unit_mb * 1_000_000
+            if batch and (full or large or one.error or batch[0].error or one.key != batch[0].key):
+                yield batch
+                batch = []
+            batch.append(one)
+        if batch:
+            yield batch
+
+    def _values(self, batch: Sequence[_Pixels]) -> list[np.ndarray | WamloomError]:
+        """Latents [L, C, h, w] of each clip of a batch, or its error."""
+        if batch[0].error is not None:
+            return [one.error or batch[0].error for one in batch]
+        try:
+            parts = [
+                self._encoder.encode_clips(np.stack(column))
+                for column in zip(*(one.parts for one in batch), strict=True)
+            ]
+        except WamloomError as error:
+            # one clip of several may be at fault: each for itself tells which
+            return [error] if len(batch) == 1 else [value for one in batch for value in self._values([one])]
+        if self._canvas is None or not self._canvas.joins_latents:
+            return list(parts[0])
+        areas = areas_of(self._canvas, batch[0].source)
+        stride = self._encoder.spatial_stride
+        return [self._canvas.latent(areas, [part[index] for part in parts], stride) for index in range(len(batch))]
+
+    def _row(self, clip: ClipPlan, values: np.ndarray) -> pa.RecordBatch:
+        stored = np.ascontiguousarray(values.astype(self._recipe.dtype))
+        if not np.isfinite(stored).all():
+            raise LayoutError(
+                f"the encoder gave values that are not finite as {self._recipe.dtype}",
+                f"episode {clip.episode_id[:12]} view {clip.slot}",
+                'check the weights, or set dtype = "float32"',
+                "latent_not_finite",
+            )
+        row: Row = {
+            "latent_id": clip.latent_id,
+            "episode_id": clip.episode_id,
+            "slot": clip.slot,
+            "encoder": self._encoder.name,
+            "encoder_fingerprint": clip.encoder_fingerprint,
+            "views_json": self._recipe.views.model_dump_json(exclude={"slots"}),
+            "views_fingerprint": clip.views_fingerprint,
+            "rate": clip.rate_told,
+            "frame_ids": list(clip.frame_ids),
+            "tiles": [{"slot": slot, "frame_ids": list(ids)} for slot, ids in clip.tiles],
+            "times_ns": list(clip.times_ns),
+            "start_ns": clip.times_ns[0],
+            "stop_ns": clip.times_ns[-1] + 1,
+            "temporal_stride": self._encoder.temporal_stride,
+            "leading_frames": self._encoder.leading_frames,
+            "axes": "LCHW",
+            "normalization": self._encoder.normalization,
+            "sampling": self._encoder.sampling,
+            "dtype": stored.dtype.str,
+            "shape": list(stored.shape),
+            "data": stored.tobytes(),
+            "data_sha256": array_sha256(stored),
+            "row_sha256": "",
+        }
+        arrays = [pa.array([row[entry.name]], entry.type) for entry in LATENTS]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=LATENTS)
+        index = LATENTS.get_field_index("row_sha256")
+        return batch.set_column(index, LATENTS.field(index), pa.array([row_sha256(batch)], pa.string()))
