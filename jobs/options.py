@@ -57,6 +57,20 @@ class EncodeOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ViewsOptions:
+    """Of ``wamloom views``; all but ``action`` count only where it is ``show``."""
+
+    action: Literal["list", "show"]
+    lake: str = ""
+    episode: str = ""
+    """An id, or the beginning of one."""
+    recipe: EncodeRecipe = field(default_factory=EncodeRecipe)
+    out: str = ""
+    frames: int = 6
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class BuildOptions:
     """Of ``wamloom build``; formats and filter are in the recipe."""
 

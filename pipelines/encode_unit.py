@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -30,7 +30,9 @@ from schemas.work import Outcome, UnitResult, WorkUnit
 AHEAD = 2
 """Clips that are decoded before the encoder asks for them."""
 CALIBRATION_S = 5.0
-"""How long a dry run measures, at least one clip."""
+"""How long a dry run measures, at least one batch of clips."""
+CALIBRATION_LATENTS = 4
+"""Latent frames of a clip that are measured, besides its first."""
 
 
 def load_encoder(recipe: EncodeRecipe) -> Encoder:
@@ -70,6 +72,16 @@ class _Pixels:
     def key(self) -> tuple[tuple[int, ...], ...]:
         """Clips of one key can be encoded together."""
         return tuple(part.shape for part in self.parts)
+
+
+def _cut(clip: ClipPlan, num_frames: int) -> ClipPlan:
+    """The first frames of a clip."""
+    return replace(
+        clip,
+        frame_ids=clip.frame_ids[:num_frames],
+        times_ns=clip.times_ns[:num_frames],
+        tiles=tuple((slot, ids[:num_frames]) for slot, ids in clip.tiles),
+    )
 
 
 class EncodeWorker:
@@ -132,9 +144,15 @@ class EncodeWorker:
     def calibrate(self, units: Sequence[WorkUnit], seconds: float = CALIBRATION_S) -> float | None:
         """Seconds that a pixel takes here, decoded and encoded, by the first clips of ``units``; None where there is none.
 
-        The first batch is not counted, since libraries load and caches fill with it, unless it is the only one.
+        Of each clip the beginning is measured, since a whole one may take minutes. The first batch is not counted, since
+        libraries load and caches fill with it, unless it is the only one.
         """
-        works = [work for unit in units for work in cast(tuple[ClipSource, ...], unit.payload)]
+        longest = self._encoder.leading_frames + CALIBRATION_LATENTS * self._encoder.temporal_stride
+        works = [
+            replace(work, clips=tuple(_cut(clip, longest) for clip in work.clips))
+            for unit in units
+            for work in cast(tuple[ClipSource, ...], unit.payload)
+        ]
         started, pixels, first = time.perf_counter(), 0, 0.0
         for number, batch in enumerate(self._batches(ahead(self._pixels(works), AHEAD))):
             self._values(batch)

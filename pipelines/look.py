@@ -72,19 +72,24 @@ def list_episodes(lake: Lake, where: str = "") -> list[dict[str, Any]]:
     ]
 
 
-def show_episode(lake: Lake, prefix: str) -> dict[str, Any]:
-    """Everything the lake knows of one episode, named by its id or the beginning of it; arrays by shape only.
-
-    ``lineage`` says what it replaces and what superseded it, by place.
-    """
+def episode_id_of(lake: Lake, prefix: str) -> str:
+    """The one id that is ``prefix`` or begins with it. Raises LakeError where none does, or several."""
     found = lake.rows("episodes", [], f"starts_with(episode_id, {quoted(prefix)})")
     if len(found) != 1:
         what = "no episode" if not found else f"{len(found)} episodes"
         raise LakeError(
             f"{what} with an id that begins with {prefix!r}", str(lake.root), "list them with `wamloom show LAKE`"
         )
+    return str(found[0]["episode_id"])
+
+
+def show_episode(lake: Lake, prefix: str) -> dict[str, Any]:
+    """Everything the lake knows of one episode, named by its id or the beginning of it; arrays by shape only.
+
+    ``lineage`` says what it replaces and what superseded it, by place.
+    """
     columns = [name for name in lake.table("episodes").schema.names if not name.startswith(("video_", "depth_"))]
-    row = lake.rows("episodes", columns, f"episode_id = {quoted(found[0]['episode_id'])}")[0]
+    row = lake.rows("episodes", columns, f"episode_id = {quoted(episode_id_of(lake, prefix))}")[0]
     for stream in row["streams"] or []:
         times = stream.pop("times_ns")
         stream["data"] = f"{len(stream['data'])} bytes"

@@ -208,15 +208,24 @@ def _window_latents(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """The latent frames [L, C, h, w] that cover steps ``[start, stop)``, and of each its clip, times and steps.
 
-    Clips may overlap: each moment is taken from the earliest clip that has it. ``steps`` is the half-open span of
-    episode steps that a latent frame covers, which may reach beyond the window.
+    Clips may overlap: a clip that begins where the window does and covers it is taken alone, since a causal latent depends
+    on where its clip begins; else each moment is taken from the earliest clip that has it. ``steps`` is the half-open span
+    of episode steps that a latent frame covers, which may reach beyond the window.
     """
     period_ns = int(NANOSECONDS / parse_rate(group.rate))
     window_start, window_stop = int(episode.times_ns[start]), int(episode.times_ns[stop - 1]) + period_ns
     chosen: list[np.ndarray] = []
     spans: list[dict[str, Any]] = []
     covered_until = window_start
+    begun_here = [
+        number
+        for number, clip in enumerate(clips)
+        if abs(clip.plan.times_ns[0] - window_start) <= TOLERANCE_NS
+        and clip.plan.times_ns[-1] >= int(episode.times_ns[stop - 1]) - TOLERANCE_NS
+    ]
     for number, clip in enumerate(clips):
+        if begun_here and number != begun_here[0]:
+            continue
         times = clip.plan.times_ns
         frame_ns = times[-1] - times[-2] if len(times) > 1 else period_ns
         for latent, (first, last) in enumerate(
