@@ -7,6 +7,7 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 PACKAGES := schemas validation pipelines jobs
 DOCS := README.md docs/*.md
+ALONE := ray or kill
 
 .PHONY: help setup demo check test docs bench clean
 
@@ -46,8 +47,14 @@ check: $(STAMP) ## lint, format, types, import rules, docs, dependencies
 	$(BIN)/python -m cogapp --check -c -I docs $(DOCS)
 	$(BIN)/deptry .
 
+# Clusters and kills by the clock go by what else the machine does: their tests run one after the other, all others in two
+# processes, each module in one of them, for its fixtures, and in the order of their names, the last of which are short.
+# The second run takes place whatever became of the first, but for Ctrl-C.
 test: check ## check, then every test; the slowest are listed
-	$(BIN)/pytest
+	trap "exit 130" INT; status=0; \
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))" || status=$$?; \
+	$(BIN)/pytest -m "$(ALONE)" || status=$$?; \
+	exit $$status
 
 docs: $(STAMP) ## write the generated parts of the docs anew
 	$(BIN)/python -m cogapp -r -c -I docs $(DOCS)

@@ -1,10 +1,19 @@
 """Fixtures that many tests share."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from jobs.execute import Executor
+
+if TYPE_CHECKING:
+    from tests.nursery import Nursery
+
+# A deadline measures the machine, and beside other tests it is slow at times.
+hypothesis.settings.register_profile("beside others", deadline=None)
+hypothesis.settings.load_profile("beside others")
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +23,12 @@ def ray_executor() -> Iterator[Executor]:
 
     with open_ray() as executor:
         yield executor
+
+
+@pytest.fixture(scope="session")
+def nursery() -> "Iterator[Nursery]":
+    """One process with everything imported, which all commands that are broken off are forked from."""
+    from tests.nursery import open_nursery
+
+    with open_nursery() as opened:
+        yield opened

@@ -2,7 +2,10 @@
 
 An audit hook sees every file operation that Python makes under a folder, and at the n-th kills the process or lets the
 operation fail as a disk would; the code under test is the shipped one, unchanged. What Lance, Arrow and FFmpeg write by
-themselves passes by the hook: kills at random moments (test_kill.py) and the limit on file sizes reach those.
+themselves passes by the hook: kills by the clock (test_kill.py) and the limit on file sizes reach those.
+
+A fork has nothing to import, which takes a process longer than the work of one small command: that time is saved, and
+every moment of a command is one of its work.
 """
 
 import contextlib
@@ -13,11 +16,16 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
+
+from tests.wreck import until
 
 _MAKING = frozenset({"os.mkdir", "os.link", "os.symlink"})
 _OPERATIONS = _MAKING | {"open", "os.rename", "os.remove", "os.rmdir"}
@@ -26,27 +34,47 @@ _FOR_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong, at which operation under ``folder`` (from 1; 0: nothing, only count)."""
+    """What goes wrong, at which operation under ``folder`` (from 1; 0: nothing, only count; no folder: nothing at all)."""
 
-    folder: str
+    folder: str = ""
     at: int = 0
     how: str = "kill"
     """``kill``; ``full``: from then on nothing new can be made; ``error``: that one operation fails; ``ulimit``: no file
-    can grow beyond ``at`` bytes, in native code as well."""
+    can grow beyond ``at`` bytes, in native code as well; ``time``: killed with its whole group after ``at`` milliseconds."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: exit code, or minus the signal; operations seen under the folder."""
+    """How a command ended: exit code, or minus the signal; operations seen under the folder; what outlived the kill."""
 
     code: int
     operations: int
     out: str
     err: str
+    left: Sequence[str] = ()
+
+
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """The process and all that came from it."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return [process]
+
+
+def alive(processes: list[psutil.Process]) -> list[str]:
+    told = []
+    for process in processes:
+        try:
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                told.append(f"{process.pid} {' '.join(process.cmdline())[:80]}")
+        except psutil.NoSuchProcess:
+            continue
+    return told
 
 
 class Nursery:
-    """Use ``open_nursery``."""
+    """Use the fixture ``nursery``."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
@@ -59,6 +87,13 @@ class Nursery:
         self._process.stdin.flush()
         return Ended(**json.loads(self._process.stdout.readline()))
 
+    def finish(self, arguments: Sequence[str]) -> dict[str, Any]:
+        """Runs one command that nothing disturbs; its answer."""
+        ended = self.run(arguments, Fault())
+        assert ended.code == 0, ended.err
+        answer: dict[str, Any] = json.loads(ended.out)
+        return answer
+
 
 @contextlib.contextmanager
 def open_nursery() -> Iterator[Nursery]:
@@ -66,10 +101,14 @@ def open_nursery() -> Iterator[Nursery]:
     command = [sys.executable, "-W", "ignore", "-m", "tests.nursery"]
     root = Path(__file__).parent.parent
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
+            assert (
+                process.stdout.readline() == "ready\n"
+            )  # how long a command takes is of interest, its imports are not
             yield Nursery(process)
         finally:
-            assert process.stdin is not None
             process.stdin.close()
 
 
@@ -124,7 +163,7 @@ def _forked(arguments: list[str], fault: Fault) -> Ended:
                 traceback.print_exc()
             sys.stderr.flush()
             os._exit(code)
-    _, status = os.waitpid(child, 0)
+    status, left = _kill_in_time(child, fault.at / 1000) if fault.how == "time" else (os.waitpid(child, 0)[1], [])
     said = {name: os.pread(fd, 1 << 22, 0) for name, fd in files.items()}
     for fd in files.values():
         os.close(fd)
@@ -133,7 +172,24 @@ def _forked(arguments: list[str], fault: Fault) -> Ended:
         int.from_bytes(said["count"], "little"),
         said["out"].decode(),
         said["err"].decode(errors="replace"),
+        left,
     )
+
+
+def _kill_in_time(child: int, seconds: float) -> tuple[int, list[str]]:
+    """Status of the child, and what still lives of it although its whole group was killed."""
+    os.setpgid(child, child)
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status, []
+        time.sleep(0.002)
+    tree = family(psutil.Process(child))
+    os.killpg(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    until(20, lambda: not alive(tree))
+    return status, alive(tree)
 
 
 def _child(arguments: list[str], fault: Fault, counter: int) -> int:
@@ -142,7 +198,7 @@ def _child(arguments: list[str], fault: Fault, counter: int) -> int:
     if fault.how == "ulimit":
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (fault.at, fault.at))
-    else:
+    elif fault.folder and fault.how != "time":
         sys.addaudithook(_Hook(fault, counter))
     return main(arguments)
 
@@ -157,6 +213,8 @@ def _serve() -> None:
     for family in ("sources", "encoders", "formats", "tokenizers"):
         for name in registry.names(family):
             registry.load(family, name)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     for line in sys.stdin:
         arguments, fault = json.loads(line)
         sys.stdout.write(json.dumps(asdict(_forked(arguments, Fault(**fault)))) + "\n")

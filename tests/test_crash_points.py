@@ -1,12 +1,11 @@
 """Every kind of file operation fails or is the last one: the error is plain, and the same command makes it whole."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.nursery import Fault, Nursery, open_nursery
+from tests.nursery import Fault, Nursery
 from tests.wreck import VERBS, Chain, answer_of, differences, leftovers, moments, small_recordings
 
 POINTS = {"kill": 8, "full": 4, "error": 4}
@@ -25,23 +24,22 @@ class Nest:
 
 
 @pytest.fixture(scope="module")
-def nest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nest]:
+def nest(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Nest:
     root = tmp_path_factory.mktemp("crash")
     whole = Chain(small_recordings(root / "recordings"), root / "whole")
     before: dict[str, Chain] = {}
     operations: dict[tuple[str, str], int] = {}
-    with open_nursery() as nursery:
-        for verb in VERBS:
-            before[verb] = whole.copy(root / f"before_{verb}")
-            for how in ("full", "error", "kill"):
-                trial = whole if how == "kill" else before[verb].copy(root / f"count_{verb}_{how}")
-                ended = nursery.run(trial.command(verb), Fault(str(trial.root), 0, how))
-                assert ended.code == 0, ended.err
-                operations[verb, how] = ended.operations
-        yield Nest(nursery, whole, before, operations)
+    for verb in VERBS:
+        before[verb] = whole.copy(root / f"before_{verb}")
+        for how in ("full", "error", "kill"):
+            trial = whole if how == "kill" else before[verb].copy(root / f"count_{verb}_{how}")
+            ended = nursery.run(trial.command(verb), Fault(str(trial.root), 0, how))
+            assert ended.code == 0, ended.err
+            operations[verb, how] = ended.operations
+    return Nest(nursery, whole, before, operations)
 
 
-@pytest.mark.kill
+@pytest.mark.crash
 @pytest.mark.parametrize("how", POINTS)
 @pytest.mark.parametrize("verb", VERBS)
 def test_failing_at_an_operation_loses_and_doubles_nothing(verb: str, how: str, nest: Nest, tmp_path: Path) -> None:
@@ -70,7 +68,7 @@ def test_failing_at_an_operation_loses_and_doubles_nothing(verb: str, how: str, 
     print(f"{verb} {how}: {POINTS[how]} of {count} operations, all made whole")
 
 
-@pytest.mark.kill
+@pytest.mark.crash
 @pytest.mark.parametrize("verb", VERBS)
 def test_files_that_cannot_grow_are_told_whoever_writes_them(verb: str, nest: Nest, tmp_path: Path) -> None:
     for limit in (6000, 40000):

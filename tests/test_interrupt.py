@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_kill import finish, started
+from tests.nursery import Nursery
+from tests.test_kill import started
 from tests.wreck import Chain, answer_of, differences, leftovers, release_content, small_recordings, until
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+def whole(tmp_path_factory: pytest.TempPathFactory, nursery: Nursery) -> Chain:
     root = tmp_path_factory.mktemp("interrupt")
     chain = Chain(small_recordings(root / "recordings"), root / "whole")
     for verb in ("ingest", "encode", "build"):
-        finish(chain, verb)
+        nursery.finish(chain.command(verb))
     return chain
 
 
@@ -37,24 +38,24 @@ def _interrupt(chain: Chain, verb: str, number: signal.Signals, sign: str) -> No
 @pytest.mark.kill
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_chain_is_continued_by_the_same_commands(
-    number: signal.Signals, whole: Chain, tmp_path: Path
+    number: signal.Signals, whole: Chain, nursery: Nursery, tmp_path: Path
 ) -> None:
     chain = Chain(whole.recordings, tmp_path / "chain")
     _interrupt(chain, "ingest", number, "lake/staging/run-*/*.arrow")
     assert leftovers(chain) == []
-    answer = finish(chain, "ingest")
+    answer = nursery.finish(chain.command("ingest"))
     assert (answer["listed"], answer["failed"] + answer["already_failed"]) == (8, 1)
     assert answer["already"] >= 1  # the unit that had finished
     assert answer["kept"] + answer["failed"] + answer["already"] == 8
     _interrupt(chain, "encode", number, "lake/latents.lance/data/*")
-    answer = finish(chain, "encode")
+    answer = nursery.finish(chain.command("encode"))
     assert answer["cached"] >= 1
     assert answer["cached"] + answer["computed"] == answer["clips"]
     _interrupt(chain, "build", number, "release.staging/records/*.json")
     assert not chain.release.exists()
-    finish(chain, "build")
+    nursery.finish(chain.command("build"))
     assert differences(chain, whole, "build") == []
-    assert finish(chain, "build")["already"] is True
+    assert nursery.finish(chain.command("build"))["already"] is True
 
 
 @pytest.mark.kill
@@ -73,7 +74,7 @@ def test_two_ingests_at_once_both_end_well(whole: Chain, tmp_path: Path) -> None
 
 
 @pytest.mark.kill
-def test_two_ingests_of_copies_at_once_keep_both_places(whole: Chain, tmp_path: Path) -> None:
+def test_two_ingests_of_copies_at_once_keep_both_places(whole: Chain, nursery: Nursery, tmp_path: Path) -> None:
     chain = Chain(whole.recordings, tmp_path / "chain")
     commands = []
     for name in ("arm", "arm_again"):
@@ -84,7 +85,7 @@ def test_two_ingests_of_copies_at_once_keep_both_places(whole: Chain, tmp_path: 
         for process in (one, other):
             _, err = process.communicate(timeout=300)
             assert process.returncode == 0, err
-    answer = finish(chain, "ingest")
+    answer = nursery.finish(chain.command("ingest"))
     assert answer["already"] == 6
     assert answer["kept"] == 1
     assert differences(chain, whole, "ingest") in ([], _first_copies(chain, whole))
@@ -102,7 +103,9 @@ def _first_copies(chain: Chain, whole: Chain) -> list[str]:
 
 
 @pytest.mark.kill
-def test_of_two_builds_at_once_one_is_told_so_and_the_bytes_are_the_same(whole: Chain, tmp_path: Path) -> None:
+def test_of_two_builds_at_once_one_is_told_so_and_the_bytes_are_the_same(
+    whole: Chain, nursery: Nursery, tmp_path: Path
+) -> None:
     chain = whole.copy(tmp_path / "chain")
     for path in sorted(chain.release.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -120,4 +123,4 @@ def test_of_two_builds_at_once_one_is_told_so_and_the_bytes_are_the_same(whole: 
             assert "another run is writing the release release" in err
     assert release_content(chain.release) == release_content(whole.release)
     assert leftovers(chain) == []
-    assert finish(chain, "build")["already"] is True
+    assert nursery.finish(chain.command("build"))["already"] is True

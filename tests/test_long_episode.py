@@ -28,7 +28,7 @@ from pipelines.video_spool import Spool, SpoolError, keep
 from schemas.episode import VideoFile
 from schemas.errors import CorruptEpisode, DecodeError
 from schemas.recipes import Limits
-from tests.nursery import Fault, open_nursery
+from tests.nursery import Fault, Nursery
 from tests.wreck import moments, release_content
 
 NUM_FRAMES = 48
@@ -120,39 +120,38 @@ def test_verify_names_missing_damaged_and_stray_files(sets: dict[str, LongSet], 
     assert wamloom(["verify", str(tmp_path / "lake")]) == 5
 
 
-@pytest.mark.kill
+@pytest.mark.crash
 @pytest.mark.parametrize(("layout", "how"), [("v21", "kill"), ("v3", "kill"), ("v21", "full")])
 def test_an_ingest_that_is_broken_off_is_made_whole(
-    layout: str, how: str, sets: dict[str, LongSet], tmp_path: Path
+    layout: str, how: str, sets: dict[str, LongSet], nursery: Nursery, tmp_path: Path
 ) -> None:
     """Nothing is lost, nothing stray stays, and a full disk is no fault of the recording."""
 
     def command(lake: Path) -> list[str]:
         return sets[layout].ingest(lake, "--set", "blob_mb=1", "--json")
 
-    with open_nursery() as nursery:
-        whole = nursery.run(command(tmp_path / "whole" / "lake"), Fault(str(tmp_path / "whole"), 0, how))
-        assert whole.code == 0, whole.err
-        expected = [path.name for path in videos_of(tmp_path / "whole" / "lake")]
-        assert len(expected) == 3
-        hits = 0
-        for index, part in enumerate(moments(3, 8 if how == "kill" else 4)):
-            root = tmp_path / str(index)
-            lake = root / "lake"
-            root.mkdir()
-            at = 1 + int(part * whole.operations)
-            broken = nursery.run(command(lake), Fault(str(root), at, how))
-            told = f"{how} at operation {at} of {whole.operations}: exit {broken.code}, {broken.err[-600:]}"
-            assert broken.code == -9 if how == "kill" else broken.code in (0, 3), told
-            hits += broken.code != 0
-            finished = nursery.run(command(lake), Fault(str(root)))
-            assert finished.code == 0, f"{told}\nthen {finished.err[-600:]}"
-            assert [path.name for path in videos_of(lake)] == expected, told
-            found = verify_lake(Lake.open(lake))
-            assert found.ok, (told, found.problems)
-            assert {row["outcome"] for row in Lake.open(lake).rows("episodes", ["outcome"])} == {"kept"}, told
-            assert [path.name for path in (lake / "staging").iterdir()] == ["lock"], told
-        assert hits >= 3
+    whole = nursery.run(command(tmp_path / "whole" / "lake"), Fault(str(tmp_path / "whole"), 0, how))
+    assert whole.code == 0, whole.err
+    expected = [path.name for path in videos_of(tmp_path / "whole" / "lake")]
+    assert len(expected) == 3
+    hits = 0
+    for index, part in enumerate(moments(3, 8 if how == "kill" else 4)):
+        root = tmp_path / str(index)
+        lake = root / "lake"
+        root.mkdir()
+        at = 1 + int(part * whole.operations)
+        broken = nursery.run(command(lake), Fault(str(root), at, how))
+        told = f"{how} at operation {at} of {whole.operations}: exit {broken.code}, {broken.err[-600:]}"
+        assert broken.code == -9 if how == "kill" else broken.code in (0, 3), told
+        hits += broken.code != 0
+        finished = nursery.run(command(lake), Fault(str(root)))
+        assert finished.code == 0, f"{told}\nthen {finished.err[-600:]}"
+        assert [path.name for path in videos_of(lake)] == expected, told
+        found = verify_lake(Lake.open(lake))
+        assert found.ok, (told, found.problems)
+        assert {row["outcome"] for row in Lake.open(lake).rows("episodes", ["outcome"])} == {"kept"}, told
+        assert [path.name for path in (lake / "staging").iterdir()] == ["lock"], told
+    assert hits >= 3
 
 
 def test_a_rejected_episode_leaves_no_file(sets: dict[str, LongSet], tmp_path: Path) -> None:
