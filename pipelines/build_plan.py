@@ -20,7 +20,7 @@ from pipelines.build_stats import (
     given_statistics,
     statistics_files,
 )
-from pipelines.build_unit import LatentChoice, latent_rate
+from pipelines.build_unit import LatentChoice, camera_hz, latent_rate
 from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, check_rate, instruction_runs, numbers_of
@@ -31,6 +31,7 @@ from pipelines.views import picture_sizes, shown_views, views_fingerprint
 from pipelines.windows import Windows, plan_windows
 from schemas.errors import LakeError, LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
+from schemas.latent import is_same_rate
 from schemas.recipes import BuildRecipe
 from schemas.time import rate_text
 from schemas.work import Outcome, WorkUnit
@@ -358,19 +359,33 @@ def _choose_latents(
     if recipe.encoder is None:
         raise RecipeError(f'content = "{recipe.content}" needs latents', hint='name their encoder: encoder = "wavelet"')
     rate = latent_rate(recipe)
-    condition = f"encoder = {quoted(recipe.encoder)} and rate = {quoted(rate)}"
+    name, _, beginning = recipe.encoder.partition("@")
+    condition = f"encoder = {quoted(name)} and starts_with(encoder_fingerprint, {quoted(beginning)})"
+    views = views_fingerprint(recipe.views)
     if recipe.views.canvas:
-        condition += f" and views_fingerprint = {quoted(views_fingerprint(recipe.views))}"
-    columns = ["episode_id", "slot", "encoder_fingerprint", "views_fingerprint", "row_sha256"]
+        condition += f" and views_fingerprint = {quoted(views)}"
+    columns = ["episode_id", "slot", "rate", "encoder_fingerprint", "views_fingerprint", "row_sha256"]
     rows = [row for row in lake.rows("latents", columns, condition) if row["episode_id"] in wanted]
+    others = {row["episode_id"] for row in rows if row["rate"] != rate}
+    cameras = {episode.episode_id: episode.views for episode in stored_episodes(lake, sorted(others))}
+    rows = [
+        row
+        for row in rows
+        if is_same_rate(row["rate"], rate, camera_hz(cameras.get(row["episode_id"], {}), row["slot"], recipe.views))
+    ]
     choices = sorted({(row["encoder_fingerprint"], row["views_fingerprint"]) for row in rows})
+    if len(choices) > 1:  # of the view recipe of this build, where there are such
+        choices = [choice for choice in choices if choice[1] == views] or choices
     if not choices:
         raise _no_latents("there are none in the lake", lake, recipe)
     if len(choices) > 1:
+        told = ", ".join(f"{encoder[:8]} with views {of_views[:8]}" for encoder, of_views in choices[:5])
         raise RecipeError(
-            f"the lake has {len(choices)} different sets of {recipe.encoder} latents at rate {rate}",
-            hint="keep one set per lake for now: encode into a lake of its own",
+            f"the lake has {len(choices)} different sets of {recipe.encoder} latents at rate {rate}: {told}",
+            "encoder",
+            f'name one, as encoder = "{name}@{choices[0][0][:8]}", and the [views] that they were encoded with',
         )
+    rows = [row for row in rows if (row["encoder_fingerprint"], row["views_fingerprint"]) == choices[0]]
     hashes: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         hashes.setdefault((row["episode_id"], row["slot"]), []).append(row["row_sha256"])

@@ -18,6 +18,7 @@ from pipelines.formats import BuiltEpisode, EpisodePlan, Format, GroupPlan, Unit
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, Origin, numbers_of
 from pipelines.release import LINEAGE, UnitFolder
+from pipelines.resample import nominal_period_ns
 from pipelines.rows import StoredEpisode
 from pipelines.stats import normalize
 from pipelines.storage import writing
@@ -25,11 +26,12 @@ from pipelines.tokenizers import Tokenizer
 from pipelines.video import VideoTools
 from pipelines.views import CanvasPlan, canvas_plan, shown_views
 from pipelines.windows import Windows, plan_windows
+from schemas.episode import EncodedView
 from schemas.errors import LakeError
 from schemas.fingerprint import array_sha256
-from schemas.latent import ClipPlan, LatentClip
+from schemas.latent import ClipPlan, LatentClip, is_same_rate
 from schemas.recipes import BuildRecipe, ViewsRecipe
-from schemas.time import rate_text
+from schemas.time import NANOSECONDS, rate_text
 from schemas.work import Outcome, UnitResult, WorkUnit
 
 LatentChoice = tuple[str, str]
@@ -43,6 +45,13 @@ CANVAS_BYTES = 1 << 26
 def latent_rate(recipe: BuildRecipe) -> str:
     """The rate of the latents that a build joins, as the lake tells it."""
     return recipe.latent_rate or ("native" if recipe.rate is None else rate_text(recipe.rate))
+
+
+def camera_hz(found: Mapping[str, EncodedView], name: str, views: ViewsRecipe) -> float:
+    """Frames a second of a view, or of the first view of a canvas; 0 where they are not known."""
+    view = found.get(shown_views(views, found).sources.get(name, name))
+    period = nominal_period_ns(view.times_ns) if view is not None else 0
+    return NANOSECONDS / period if period else 0.0
 
 
 class BuildWorker:
@@ -194,11 +203,12 @@ class BuildWorker:
 
     def _read_latents(self, stored: StoredEpisode) -> dict[str, list[LatentClip]]:
         encoder, views = cast(LatentChoice, self._latents)
-        rate = latent_rate(self._recipe)
+        wanted = latent_rate(self._recipe)
         rows = self._lake.rows(
             "latents",
             [
                 "slot",
+                "rate",
                 "frame_ids",
                 "times_ns",
                 "dtype",
@@ -209,12 +219,13 @@ class BuildWorker:
                 "leading_frames",
             ],
             f"episode_id = {quoted(stored.episode_id)} and encoder_fingerprint = {quoted(encoder)} "
-            f"and views_fingerprint = {quoted(views)} and rate = {quoted(rate)}",
+            f"and views_fingerprint = {quoted(views)}",
         )
         clips: dict[str, list[LatentClip]] = {}
         names = shown_views(self._recipe.views, stored.views).sources
         for row in sorted(rows, key=lambda row: (row["slot"], row["times_ns"][0], len(row["times_ns"]))):
-            if row["slot"] not in names:
+            hertz = camera_hz(stored.views, row["slot"], self._recipe.views)
+            if row["slot"] not in names or not is_same_rate(row["rate"], wanted, hertz):
                 continue
             values = np.frombuffer(row["data"], dtype=np.dtype(row["dtype"])).reshape(row["shape"])
             if array_sha256(values) != row["data_sha256"]:

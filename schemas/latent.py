@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 
 from schemas.fingerprint import fingerprint
-from schemas.time import rate_text
+from schemas.time import parse_rate, rate_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,22 @@ class ClipPlan:
         if self.rate is None:
             return "native" if self.frame_stride == 1 else f"native/{self.frame_stride}"
         return rate_text(self.rate / self.frame_stride)
+
+
+def is_same_rate(told: str, wanted: str, camera_hz: float) -> bool:
+    """Whether latents told to be at one rate are at the other, for a camera of so many frames a second (0: unknown).
+
+    ``native/3`` of a camera at 15 Hz are the frames that 5 Hz are; recorded times may be off by a thousandth.
+    """
+    if told == wanted:
+        return True
+    one, two = (_hertz(text, camera_hz) for text in (told, wanted))
+    return one > 0 and abs(one - two) <= one / 1000
+
+
+def _hertz(told: str, camera_hz: float) -> float:
+    name, _, stride = told.partition("/")
+    return camera_hz / int(stride or 1) if name == "native" else float(parse_rate(told))
 
 
 @dataclass(frozen=True, slots=True)

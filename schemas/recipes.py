@@ -225,9 +225,10 @@ class BuildRecipe(_Frozen):
     content: Literal["frames", "latents", "both"] = "frames"
     """What windowed samples carry of the picture."""
     encoder: str | None = None
-    """Which latents to join, by encoder name; needed when content is not ``frames``."""
-    latent_rate: str | None = None
-    """Of these latents, as the lake tells it: ``native``, ``native/3``, ``5``; None: the rate of the build."""
+    """Which latents to join, by encoder name; needed when content is not ``frames``. ``wan22@3f9c`` are those of the encoder
+    whose fingerprint begins so, where a lake has several."""
+    latent_rate: str | None = Field(default=None, pattern=r"^(native(/[1-9][0-9]{0,5})?|[0-9.]+(/[0-9]+)?)$")
+    """Of these latents: ``native``, ``native/3`` (every third frame), or Hz such as ``5``; None: the rate of the build."""
     actions: ActionRecipe = ActionRecipe()
     """How action chunks are written; single steps stay as recorded."""
     normalize: Literal["none", "quantile", "min_max", "z_score"] = "none"

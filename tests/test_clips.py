@@ -18,6 +18,7 @@ from pipelines.frame_encoder import FrameEncoder
 from pipelines.lake import Lake
 from pipelines.views import CanvasPlan, canvas_plan, views_fingerprint
 from schemas.errors import CardError, LakeError, RecipeError
+from schemas.latent import is_same_rate
 from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, ViewsRecipe
 from tests.chain import picture, run_build, run_encode, tables, tar_samples
 from tests.gap_lake import GAP, NUM_STEPS, SECOND_TASK, gap_lake
@@ -78,8 +79,8 @@ def test_a_clip_decodes_to_the_frames_it_names(lake: Path, canvas: str) -> None:
     plan = canvas_plan(views(canvas))
     assert plan is not None
     for (rate, stride), told in TOLD.items():
-        if told == "5" and stride == 2:
-            continue  # the same frames as at 5 Hz: the lake has them, under the name they got first
+        if told == "5":
+            continue  # the frames of native/3: the lake has them, under the name they got first
         clip = ClipRecipe(kind="fixed", num_frames=5)
         recipe = EncodeRecipe(views=views(canvas), rate=rate, frame_stride=stride, clip=clip)
         run_encode(lake, recipe)
@@ -251,10 +252,41 @@ def test_a_build_may_join_latents_of_another_rate(lake: Path, tmp_path: Path) ->
     )
     with pytest.raises(LakeError, match="none in the lake"):
         run_build(lake, tmp_path / "no", recipe)
+    for number, rate in enumerate(("5", "native/3")):  # of a camera at 15 Hz these are the same frames
+        run_build(lake, tmp_path / str(number), recipe.model_copy(update={"latent_rate": rate}))
     run_build(lake, tmp_path / "out", recipe.model_copy(update={"latent_rate": "native/3"}))
     first = next(iter(tar_samples(tmp_path / "out/webdataset/quad_set")))
     assert first.facts["latents"]["primary"][0]["frame_ids"] == [0]
     assert first.facts["latents"]["primary"][1]["frame_ids"] == [3, 6, 9, 12]
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted", "hertz", "same"),
+    [
+        ("native", "native", 0.0, True),
+        ("native", "15", 15.0, True),
+        ("native/3", "5", 15.0002, True),
+        ("native/3", "5", 14.9, False),
+        ("native", "15", 0.0, False),
+        ("30000/1001", "native", 29.97003, True),
+        ("5", "native/2", 15.0, False),
+        ("5", "10", 15.0, False),
+    ],
+)
+def test_rates_of_one_sense_are_the_same(told: str, wanted: str, hertz: float, same: bool) -> None:
+    assert is_same_rate(told, wanted, hertz) is is_same_rate(wanted, told, hertz) is same
+
+
+def test_of_several_sets_one_is_named(lake: Path, tmp_path: Path) -> None:
+    small, smaller = (ViewsRecipe(slots=("primary",), height_px=size, width_px=size) for size in (64, 32))
+    for spatial, size in ((8, small), (16, small), (8, smaller)):
+        run_encode(lake, EncodeRecipe(views=size, options={"spatial": spatial}))
+    recipe = BuildRecipe(formats=("webdataset",), views=small, content="latents", encoder="wavelet", tokenizer=None)
+    with pytest.raises(RecipeError, match="2 different sets") as caught:
+        run_build(lake, tmp_path / "no", recipe)
+    named = re.search(r"wavelet@[0-9a-f]{8}", caught.value.hint)
+    assert named
+    run_build(lake, tmp_path / "out", recipe.model_copy(update={"encoder": named[0]}))
 
 
 def test_a_dry_run_measures_and_writes_nothing(lake: Path) -> None:
