@@ -5,7 +5,8 @@
 """
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ from typing import Any, cast
 from pipelines import registry
 from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
+from pipelines.build_latents import choose_latents, no_latents
 from pipelines.build_stats import (
     GroupGathering,
     GroupStatistics,
@@ -22,14 +24,14 @@ from pipelines.build_stats import (
 )
 from pipelines.build_unit import LatentChoice
 from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan
-from pipelines.lake import Lake, quoted
+from pipelines.lake import Lake
 from pipelines.numbers import EpisodeNumbers, check_rate, instruction_runs, numbers_of
 from pipelines.rows import StoredEpisode
 from pipelines.selection import chunks_of, kept_ids, stored_episodes
 from pipelines.tokenizers import Tokenizer, check_offset
 from pipelines.views import target_size
 from pipelines.windows import Windows, plan_windows
-from schemas.errors import LakeError, LayoutError, RecipeError, WamloomError
+from schemas.errors import FingerprintMismatch, LakeError, LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
 from schemas.time import rate_text
@@ -109,7 +111,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         raise RecipeError("no format is named", hint=f"known: {', '.join(registry.names('formats'))}")
     check_offset(recipe.tokenizer)
     ids = kept_ids(lake, recipe.where)
-    latents, latent_hashes = _choose_latents(lake, recipe, {episode_id for episode_id, _ in ids})
+    latents, latent_hashes = choose_latents(lake, recipe, {episode_id for episode_id, _ in ids})
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))
     members: dict[tuple[Any, ...], list[_Member]] = {}
     gathered: dict[tuple[Any, ...], GroupGathering] = {}
@@ -152,7 +154,9 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         if not episode.embodiment.action:
             raise _no_action(episode)
         if key not in gathered:
-            gathered[key] = GroupGathering(recipe, _action_plan(episode, recipe))
+            plan = _action_plan(episode, recipe)
+            with _telling(episode):
+                gathered[key] = GroupGathering(recipe, plan)
         chunks = ActionChunks.of(gathered[key].plan, numbers, windows, recipe.horizon)
         try:
             chunks.check()
@@ -160,7 +164,8 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             message = f"its action cannot be written as the recipe asks: {error.message} ({error.where})"
             dropped.append(Outcome(episode.episode_id, "rejected", "bad_action", message, episode.location))
             continue
-        gathered[key].add(chunks, numbers.valid & windows.selected)
+        with _telling(episode):
+            gathered[key].add(chunks, numbers.valid & windows.selected)
         members.setdefault(key, []).append(
             _Member(
                 episode.episode_id,
@@ -174,22 +179,20 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         examples.setdefault(key, episode)
         sources[episode.episode_id] = (episode.location, episode.source_key, episode.license)
     if bare:
-        raise _no_latents(
+        raise no_latents(
             f"{len({episode_id for episode_id, _ in bare})} episodes have none of view {bare[0][1]}", lake, recipe
         )
     if not members:
-        raise LakeError(
-            f"every matching episode was dropped: {dropped[0].message}", str(lake.root), "change the recipe", "empty"
-        )
+        why = dropped[0].message if dropped else "all their steps lie in gaps"
+        raise LakeError(f"every matching episode was dropped: {why}", str(lake.root), "change the recipe", "empty")
     planned = []
     statistics: dict[str, tuple[ActionPlan, GroupStatistics]] = {}
-    names: dict[str, int] = {}
-    for key in sorted(members, key=str):
-        names[key[0]] = names.get(key[0], 0) + 1
-        name = key[0] if names[key[0]] == 1 else f"{key[0]}_{names[key[0]]}"
-        found = gathered[key].statistics([member.episode_id for member in members[key]])
-        statistics[name] = (gathered[key].plan, found)
-        planned.append(_plan_group(name, key, members[key], gathered[key].plan, found, examples[key], recipe))
+    keys = sorted(members, key=str)
+    for name, key in zip(_names([key[0] for key in keys]), keys, strict=True):
+        with _telling(examples[key]):
+            found = gathered[key].statistics([member.episode_id for member in members[key]])
+            statistics[name] = (gathered[key].plan, found)
+            planned.append(_plan_group(name, key, members[key], gathered[key].plan, found, examples[key], recipe))
     units = [unit for group, episodes in planned for unit in _units(group, episodes, recipe, version, inputs, latents)]
     _try_formats(units, recipe)
     used = {episode.episode_id for _, episodes in planned for episode in episodes}
@@ -207,6 +210,34 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     for group in whole.groups:
         whole.statistics_of(group, recipe)  # so that a form which does not suit the recipe is told before any work
     return whole
+
+
+def _names(datasets: Sequence[str]) -> list[str]:
+    """A name for each group of these data sets; from the second of one on with a number, and none twice."""
+    taken, names = set(datasets), list[str]()
+    for index, dataset in enumerate(datasets):
+        name, number = dataset, datasets[: index + 1].count(dataset)
+        while number > 1 and (name := f"{dataset}_{number}") in taken:
+            number += 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+@contextmanager
+def _telling(episode: StoredEpisode) -> Iterator[None]:
+    """Errors inside say which robot of which data set they are of, and how to go on without it."""
+    try:
+        yield
+    except (RecipeError, LayoutError, FingerprintMismatch) as error:
+        robot = f"{episode.embodiment.name} of {episode.dataset}"
+        where = f"{robot}, {error.where}" if error.where else robot
+        raise type(error)(error.message, where, _or_without(error.hint, episode), error.reason) from error
+
+
+def _or_without(hint: str, episode: StoredEpisode) -> str:
+    others = f"leave these episodes out with --where \"embodiment != '{episode.embodiment.name}'\""
+    return f"{hint}; or {others}" if hint else others
 
 
 def _instruction(episode: StoredEpisode) -> str:
@@ -264,9 +295,8 @@ def _action_plan(episode: StoredEpisode, recipe: BuildRecipe) -> ActionPlan:
     try:
         return ActionPlan.of(episode.embodiment, recipe.actions)
     except RecipeError as error:
-        others = f"leave these episodes out with --where \"embodiment != '{episode.embodiment.name}'\""
-        hint = f"{error.hint}; or {others}" if error.hint else others
-        raise RecipeError(error.message, f"actions.{error.where}", hint, error.reason) from error
+        place = f"actions.{error.where}" if error.where else "actions"
+        raise RecipeError(error.message, place, _or_without(error.hint, episode), error.reason) from error
 
 
 def _plan_group(
@@ -349,47 +379,3 @@ def _units(
         unit_id = fingerprint("build-unit-2", plan, inputs, recipe.fingerprint, latents, version)
         units.append(WorkUnit(unit_id, (plan,), sum(episode.num_steps for episode in pack)))
     return units
-
-
-def _choose_latents(
-    lake: Lake, recipe: BuildRecipe, wanted: set[str]
-) -> tuple[LatentChoice | None, dict[tuple[str, str], list[str]]]:
-    """The one set of latents that serves the recipe, and its row hashes by episode and slot.
-
-    Raises RecipeError or LakeError where there is none, or a choice.
-    """
-    if recipe.content == "frames":
-        return None, {}
-    if recipe.encoder is None:
-        raise RecipeError(f'content = "{recipe.content}" needs latents', hint='name their encoder: encoder = "wavelet"')
-    rate = _latent_rate(recipe)
-    condition = f"encoder = {quoted(recipe.encoder)} and rate = {quoted(rate)}"
-    columns = ["episode_id", "slot", "encoder_fingerprint", "views_fingerprint", "row_sha256"]
-    rows = [row for row in lake.rows("latents", columns, condition) if row["episode_id"] in wanted]
-    choices = sorted({(row["encoder_fingerprint"], row["views_fingerprint"]) for row in rows})
-    if not choices:
-        raise _no_latents("there are none in the lake", lake, recipe)
-    if len(choices) > 1:
-        raise RecipeError(
-            f"the lake has {len(choices)} different sets of {recipe.encoder} latents at rate {rate}",
-            hint="keep one set per lake for now: encode into a lake of its own",
-        )
-    hashes: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        hashes.setdefault((row["episode_id"], row["slot"]), []).append(row["row_sha256"])
-    return choices[0], hashes
-
-
-def _latent_rate(recipe: BuildRecipe) -> str:
-    return "native" if recipe.rate is None else rate_text(recipe.rate)
-
-
-def _no_latents(what: str, lake: Lake, recipe: BuildRecipe) -> LakeError:
-    rate = _latent_rate(recipe)
-    return LakeError(
-        f"{recipe.encoder} latents at rate {rate} are needed, and {what}",
-        str(lake.root),
-        f"run `wamloom encode --lake {lake.root.name} --encoder {recipe.encoder} --set rate={rate}`; leave out views "
-        "with views.slots, and episodes too short for a clip with --where",
-        "no_latents",
-    )

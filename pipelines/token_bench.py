@@ -15,7 +15,7 @@ import numpy as np
 from pipelines import registry
 from pipelines.action_chunks import ActionChunks, ChunkLayout
 from pipelines.action_plan import ActionPlan
-from pipelines.build_stats import GroupGathering, chunk_layout
+from pipelines.build_stats import GroupGathering, chunk_layout, given_statistics
 from pipelines.holdout import families, held_out
 from pipelines.lake import Lake
 from pipelines.numbers import check_rate, numbers_of
@@ -132,7 +132,11 @@ def bench(
         gathering = GroupGathering(recipe, plan)
         for one in fit:
             gathering.add(one.chunks, one.chunks.valid & one.chunks.windows.selected)
-        layout = chunk_layout(plan, gathering.statistics([one.episode_id for one in fit]).chunks, recipe)
+        if recipe.stats_from is None:
+            stats = gathering.statistics([one.episode_id for one in fit]).chunks
+        else:
+            stats = given_statistics(recipe.stats_from, plan, recipe).chunks
+        layout = chunk_layout(plan, stats, recipe)
         trial, raw = _trial(layout, fit, measured, recipe)
         rows = [measure(one, trial, clock) for one in wanted]
         groups.append(
@@ -165,7 +169,8 @@ def _recorded(
     lake: Lake, recipe: BuildRecipe, skipped: Counter[str]
 ) -> Iterator[tuple[tuple[str, str, str, Embodiment], Recorded]]:
     """Every episode that a build of ``recipe`` would take samples of, with its group; others are counted in ``skipped``."""
-    for episode in stored_episodes(lake, [episode_id for episode_id, _ in kept_ids(lake, recipe.where)]):
+    ids = sorted(episode_id for episode_id, _ in kept_ids(lake, recipe.where))  # whatever order they came in
+    for episode in stored_episodes(lake, ids):
         slots: tuple[str, ...] = recipe.views.slots or tuple(sorted(episode.views))
         absent = [slot for slot in slots if slot not in episode.views]
         if absent:
