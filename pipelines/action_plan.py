@@ -177,12 +177,12 @@ class ActionPlan:
     def inverse(self, written: np.ndarray, base: np.ndarray | None = None, rate: Fraction | None = None) -> np.ndarray:
         """float64 [N, T, K]: the ``kept`` recorded channels out of what ``transform`` wrote [N, T, W].
 
-        Rotations come back under the names ``from_matrix`` states, numbers that wrap up to whole turns. Raises LayoutError
-        as ``transform``.
+        Rotations come back under the names ``from_matrix`` states, numbers that wrap up to whole turns; of matrices that a
+        model gave, the rotations nearest to them. Raises LayoutError as ``transform``.
         """
         values = pick(_checked(written, "written", (None, None, self.width)), self.indices, self.width)
         values = values / self._factors(rate)
-        motion = self.written.map.read(values)
+        motion = self.written.map.read(values, nearest=True)
         if self.needs_base:
             first = self._base_motion(base, len(values))
             if self.recipe.reference in ("framewise", "velocity"):

@@ -5,8 +5,7 @@
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,14 +23,14 @@ from pipelines.build_stats import (
 )
 from pipelines.build_unit import LatentChoice
 from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan
-from pipelines.lake import Lake
+from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, check_rate, instruction_runs, numbers_of
 from pipelines.rows import StoredEpisode
-from pipelines.selection import chunks_of, kept_ids, stored_episodes
+from pipelines.selection import action_plan, chunks_of, kept_ids, stored_episodes, telling
 from pipelines.tokenizers import Tokenizer, check_offset
 from pipelines.views import target_size
 from pipelines.windows import Windows, plan_windows
-from schemas.errors import FingerprintMismatch, LakeError, LayoutError, RecipeError, WamloomError
+from schemas.errors import LakeError, LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
 from schemas.time import rate_text
@@ -154,8 +153,8 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         if not episode.embodiment.action:
             raise _no_action(episode)
         if key not in gathered:
-            plan = _action_plan(episode, recipe)
-            with _telling(episode):
+            plan = action_plan(episode, recipe)
+            with telling(episode.embodiment.name, episode.dataset):
                 gathered[key] = GroupGathering(recipe, plan)
         chunks = ActionChunks.of(gathered[key].plan, numbers, windows, recipe.horizon)
         try:
@@ -164,7 +163,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             message = f"its action cannot be written as the recipe asks: {error.message} ({error.where})"
             dropped.append(Outcome(episode.episode_id, "rejected", "bad_action", message, episode.location))
             continue
-        with _telling(episode):
+        with telling(episode.embodiment.name, episode.dataset):
             gathered[key].add(chunks, numbers.valid & windows.selected)
         members.setdefault(key, []).append(
             _Member(
@@ -189,7 +188,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     statistics: dict[str, tuple[ActionPlan, GroupStatistics]] = {}
     keys = sorted(members, key=str)
     for name, key in zip(_names([key[0] for key in keys]), keys, strict=True):
-        with _telling(examples[key]):
+        with telling(examples[key].embodiment.name, key[0]):
             found = gathered[key].statistics([member.episode_id for member in members[key]])
             statistics[name] = (gathered[key].plan, found)
             planned.append(_plan_group(name, key, members[key], gathered[key].plan, found, examples[key], recipe))
@@ -222,22 +221,6 @@ def _names(datasets: Sequence[str]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-@contextmanager
-def _telling(episode: StoredEpisode) -> Iterator[None]:
-    """Errors inside say which robot of which data set they are of, and how to go on without it."""
-    try:
-        yield
-    except (RecipeError, LayoutError, FingerprintMismatch) as error:
-        robot = f"{episode.embodiment.name} of {episode.dataset}"
-        where = f"{robot}, {error.where}" if error.where else robot
-        raise type(error)(error.message, where, _or_without(error.hint, episode), error.reason) from error
-
-
-def _or_without(hint: str, episode: StoredEpisode) -> str:
-    others = f"leave these episodes out with --where \"embodiment != '{episode.embodiment.name}'\""
-    return f"{hint}; or {others}" if hint else others
 
 
 def _instruction(episode: StoredEpisode) -> str:
@@ -286,17 +269,9 @@ def _no_action(episode: StoredEpisode) -> RecipeError:
     return RecipeError(
         f"episodes of {robot} have no action, and samples of a release need one",
         episode.dataset,
-        f"leave them out with --where \"embodiment != '{robot}'\"",
+        f'leave them out with --where "embodiment != {quoted(robot)}"',
         "no_action",
     )
-
-
-def _action_plan(episode: StoredEpisode, recipe: BuildRecipe) -> ActionPlan:
-    try:
-        return ActionPlan.of(episode.embodiment, recipe.actions)
-    except RecipeError as error:
-        place = f"actions.{error.where}" if error.where else "actions"
-        raise RecipeError(error.message, place, _or_without(error.hint, episode), error.reason) from error
 
 
 def _plan_group(

@@ -18,8 +18,9 @@ from pipelines.build_unit import BuildWorker
 from pipelines.lake import Lake
 from pipelines.numbers import EpisodeNumbers, numbers_of
 from schemas.action_recipe import ActionRecipe
+from schemas.embodiment import Embodiment
 from schemas.errors import CardError, FingerprintMismatch, LakeError, LayoutError, RecipeError
-from schemas.recipes import BuildRecipe, SegmentFilter, TokenizerRecipe, ViewsRecipe, load_recipe
+from schemas.recipes import BuildRecipe, SegmentFilter, TokenizerRecipe, ViewsRecipe, load_recipe, validate_model
 from schemas.work import WorkUnit
 from tests.chain import read_json, run_build, tables, vectors
 from tests.gap_lake import gap_lake
@@ -215,6 +216,24 @@ def test_no_two_groups_share_a_name(datasets: list[str], names: list[str]) -> No
     found = build_plan._names(datasets)
     assert found == names
     assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("name", [".", "..", "a/b", "", "a\\nb", "x" * 201])
+def test_no_name_of_a_card_is_a_path(name: str) -> None:
+    with pytest.raises(RecipeError, match="name: String should"):
+        validate_model(Embodiment, {"name": name, "title": "", "proprio": [], "action": []}, "robot.toml")
+
+
+@pytest.mark.parametrize("name", [".a", "..a", "a..", "a b", "é"])
+def test_other_names_are_names(name: str) -> None:
+    robot = validate_model(Embodiment, {"name": name, "title": "", "proprio": [], "action": []}, "robot.toml")
+    assert robot.name == name
+
+
+def test_names_in_a_layout_cannot_write_on_the_screen(lake: Path, tmp_path: Path) -> None:
+    (tmp_path / "wide.toml").write_text(SLOTS.format(width=6, start=3) + 'block = "\\u001b[2J"\n')
+    with pytest.raises(CardError, match=r"slots\.0\.block: String should match"):
+        plan(lake, actions=ActionRecipe(slots=str(tmp_path / "wide.toml")))
 
 
 def with_numbers(monkeypatch: pytest.MonkeyPatch, change: Callable[[EpisodeNumbers], None]) -> None:
