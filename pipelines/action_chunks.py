@@ -25,6 +25,7 @@ from pipelines.stats import denormalize, normalize
 from pipelines.windows import Windows, chunk_rows
 from schemas.errors import LayoutError
 from schemas.recipes import BuildRecipe
+from schemas.slot_layout import SlotLayout
 
 BLOCK_NUMBERS = 1 << 21
 """Of chunks that are in memory at a time; they may overlap, and so be far larger than their episode."""
@@ -52,10 +53,10 @@ class ActionChunks:
     def of(plan: ActionPlan, numbers: EpisodeNumbers, windows: Windows, horizon: int) -> "ActionChunks":
         """The chunks of an episode whose steps are ``numbers``."""
         own = plan.recipe.base == "self" and plan.recipe.source == "action"
-        origin = numbers.commands if own else numbers.measured
-        return ActionChunks(
-            plan, windows, horizon, numbers.rate, numbers.action, numbers.proprio, numbers.valid, origin.valid
-        )
+        origin, values = (numbers.commands, numbers.action) if own else (numbers.measured, numbers.proprio)
+        base_valid = origin.valid & np.isfinite(values).all(axis=1)
+        action, proprio = (_without_gaps(one, numbers.valid) for one in (numbers.action, numbers.proprio))
+        return ActionChunks(plan, windows, horizon, numbers.rate, action, proprio, numbers.valid, base_valid)
 
     def in_float32(self) -> "ActionChunks":
         """The same from numbers of half the size: to be remembered of many episodes."""
@@ -74,12 +75,17 @@ class ActionChunks:
             yield starts[first : first + size]
 
     def check(self) -> None:
-        """Raises LayoutError that names the step where a value that counts is not finite, or a rotation is none."""
+        """Raises LayoutError that names the step where a value that counts is no float32, or a rotation is none."""
         for name, values in (("action", self.action), ("proprio", self.proprio)):
-            bad = np.argwhere(~np.isfinite(values) & self.valid[:, None])
+            # beyond float32, in which releases hold them, they would be infinite
+            bad = np.argwhere(~(np.abs(values) <= np.finfo(np.float32).max) & self.valid[:, None])
             if len(bad):
                 step, channel = (int(index) for index in bad[0])
-                raise LayoutError(f"{name} is {values[step, channel]}", f"step {step}, channel {channel}")
+                raise LayoutError(
+                    f"{name} is {values[step, channel]}",
+                    f"step {step}, channel {channel}",
+                    "leave the episode out, or ingest it anew without that step",
+                )
         if self.plan.as_recorded:
             return
         single = dataclasses.replace(self, horizon=1)
@@ -118,6 +124,19 @@ class ActionChunks:
         return self.plan.base(self.action, self.proprio, starts, self.windows.run_starts[starts])
 
 
+def _without_gaps(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """``values`` [T, A] where rows that do not count and are not finite repeat the last one before that is, else zero.
+
+    They stand in chunks beside what counts, and no tokenizer takes NaN.
+    """
+    bad = ~np.isfinite(values).all(axis=1)
+    if not (bad & ~valid).any():
+        return values
+    last = np.maximum.accumulate(np.where(bad, -1, np.arange(len(values))))
+    held = np.where(last[:, None] < 0, 0.0, values[np.maximum(last, 0)])
+    return np.asarray(np.where((bad & ~valid)[:, None], held, values))
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkLayout:
     """What the W numbers of a chunk's step are, and how they are normalized; the same for all episodes of a group."""
@@ -131,6 +150,8 @@ class ChunkLayout:
     """``ActionPlan.fingerprint``."""
     stats: ChunkStats
     """Before normalization; steps are () where nothing asks for them."""
+    slots: SlotLayout | None = None
+    """What ``names`` are slots of, as it was when the build was planned: its file may be on another machine, or change."""
 
     def normalized(self, chunks: np.ndarray, recipe: BuildRecipe) -> np.ndarray:
         """float64 [N, H, W]: chunks as a release holds them; numbers without meaning stay zero."""

@@ -55,8 +55,8 @@ class ActionPlan:
     """float64 [K, 3, 3]: what the rotation of each moved pose is multiplied by on the right."""
 
     @staticmethod
-    def of(embodiment: Embodiment, recipe: ActionRecipe) -> "ActionPlan":
-        """The plan of ``recipe`` for a robot.
+    def of(embodiment: Embodiment, recipe: ActionRecipe, slots: SlotLayout | None = None) -> "ActionPlan":
+        """The plan of ``recipe`` for a robot; with ``slots`` the layout that the recipe names was read before.
 
         Raises RecipeError where the recipe asks what the robot's card does not allow (a change made relative, a gripper
         of unknown polarity, a part without a slot, a scaled rotation that is no vector), CardError where there is no such
@@ -69,7 +69,7 @@ class ActionPlan:
             kinds = ", ".join(dict.fromkeys(part.kind for part in vector.parts))
             hint = f"its parts: {kinds}" if kinds else 'use source = "proprio"'
             raise RecipeError(f"{vector.label} has none of the channels asked for", "parts", hint)
-        layout = None if recipe.slots == "robot" else load_slot_layout(recipe.slots)
+        layout = None if recipe.slots == "robot" else slots or load_slot_layout(recipe.slots)
         rotation = _rotation(recipe, layout)
         convention = recipe.gripper or (layout.gripper if layout else None) or "recorded"
         moved = moved_parts(vector, parts, recipe, rotation)
@@ -177,12 +177,12 @@ class ActionPlan:
     def inverse(self, written: np.ndarray, base: np.ndarray | None = None, rate: Fraction | None = None) -> np.ndarray:
         """float64 [N, T, K]: the ``kept`` recorded channels out of what ``transform`` wrote [N, T, W].
 
-        Rotations come back under the names ``from_matrix`` states, numbers that wrap up to whole turns. Raises LayoutError
-        as ``transform``.
+        Rotations come back under the names ``from_matrix`` states, numbers that wrap up to whole turns; of matrices that a
+        model gave, the rotations nearest to them. Raises LayoutError as ``transform``.
         """
         values = pick(_checked(written, "written", (None, None, self.width)), self.indices, self.width)
         values = values / self._factors(rate)
-        motion = self.written.map.read(values)
+        motion = self.written.map.read(values, nearest=True)
         if self.needs_base:
             first = self._base_motion(base, len(values))
             if self.recipe.reference in ("framewise", "velocity"):

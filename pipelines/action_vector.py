@@ -7,7 +7,7 @@ import numpy as np
 
 from pipelines.actions import Motion, from_opening, to_opening
 from pipelines.parts import Part, is_measure, parts_of
-from pipelines.rotations import from_matrix, to_matrix
+from pipelines.rotations import from_matrix, nearest_matrices, to_matrix
 from schemas.action_recipe import ActionRecipe
 from schemas.embodiment import Channel, ChannelKind, Embodiment, Gripper
 from schemas.errors import RecipeError
@@ -48,8 +48,10 @@ class VectorMap:
             result[..., column] = from_opening(result[..., column], gripper)
         return result
 
-    def read(self, values: np.ndarray) -> Motion:
-        """The motion in ``values`` [..., A]. Raises LayoutError where a rotation is none."""
+    def read(self, values: np.ndarray, nearest: bool = False) -> Motion:
+        """The motion in ``values`` [..., A]. Raises LayoutError where a rotation is none; ``nearest`` takes the one nearest to
+        a matrix that is none.
+        """
         shape = (*values.shape[:-1], len(self.poses))
         positions, rotations = np.zeros((*shape, 3)), np.broadcast_to(np.eye(3), (*shape, 3, 3)).copy()
         for index, pose in enumerate(self.poses):
@@ -57,6 +59,7 @@ class VectorMap:
                 positions[..., index, :] = values[..., pose.position]
             if pose.rotation:
                 written = values[..., pose.rotation]
+                written = nearest_matrices(written) if nearest and pose.written == "matrix" else written
                 rotations[..., index, :, :] = to_matrix(np.deg2rad(written) if pose.degrees else written, pose.written)
         return Motion(values[..., self.numbers], positions, rotations)
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 from pipelines import registry
 from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
+from pipelines.build_latents import choose_latents, no_latents
 from pipelines.build_stats import (
     GroupGathering,
     GroupStatistics,
@@ -20,18 +21,17 @@ from pipelines.build_stats import (
     given_statistics,
     statistics_files,
 )
-from pipelines.build_unit import LatentChoice, camera_hz, latent_rate
+from pipelines.build_unit import LatentChoice
 from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, check_rate, instruction_runs, numbers_of
 from pipelines.rows import StoredEpisode
-from pipelines.selection import chunks_of, kept_ids, stored_episodes
+from pipelines.selection import action_plan, chunks_of, kept_ids, stored_episodes, telling
 from pipelines.tokenizers import Tokenizer, check_offset
-from pipelines.views import picture_sizes, shown_views, views_fingerprint
+from pipelines.views import picture_sizes, shown_views
 from pipelines.windows import Windows, plan_windows
 from schemas.errors import LakeError, LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
-from schemas.latent import is_same_rate
 from schemas.recipes import BuildRecipe
 from schemas.time import rate_text
 from schemas.work import Outcome, WorkUnit
@@ -110,7 +110,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         raise RecipeError("no format is named", hint=f"known: {', '.join(registry.names('formats'))}")
     check_offset(recipe.tokenizer)
     ids = kept_ids(lake, recipe.where)
-    latents, latent_hashes = _choose_latents(lake, recipe, {episode_id for episode_id, _ in ids})
+    latents, latent_hashes = choose_latents(lake, recipe, {episode_id for episode_id, _ in ids})
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))
     members: dict[tuple[Any, ...], list[_Member]] = {}
     gathered: dict[tuple[Any, ...], GroupGathering] = {}
@@ -154,7 +154,9 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         if not episode.embodiment.action:
             raise _no_action(episode)
         if key not in gathered:
-            gathered[key] = GroupGathering(recipe, _action_plan(episode, recipe))
+            plan = action_plan(episode, recipe)
+            with telling(episode.embodiment.name, episode.dataset):
+                gathered[key] = GroupGathering(recipe, plan)
         chunks = ActionChunks.of(gathered[key].plan, numbers, windows, recipe.horizon)
         try:
             chunks.check()
@@ -162,7 +164,8 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             message = f"its action cannot be written as the recipe asks: {error.message} ({error.where})"
             dropped.append(Outcome(episode.episode_id, "rejected", "bad_action", message, episode.location))
             continue
-        gathered[key].add(chunks, numbers.valid & windows.selected)
+        with telling(episode.embodiment.name, episode.dataset):
+            gathered[key].add(chunks, numbers.valid & windows.selected)
         members.setdefault(key, []).append(
             _Member(
                 episode.episode_id,
@@ -176,22 +179,20 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         examples.setdefault(key, episode)
         sources[episode.episode_id] = (episode.location, episode.source_key, episode.license)
     if bare:
-        raise _no_latents(
+        raise no_latents(
             f"{len({episode_id for episode_id, _ in bare})} episodes have none of view {bare[0][1]}", lake, recipe
         )
     if not members:
-        raise LakeError(
-            f"every matching episode was dropped: {dropped[0].message}", str(lake.root), "change the recipe", "empty"
-        )
+        why = dropped[0].message if dropped else "all their steps lie in gaps"
+        raise LakeError(f"every matching episode was dropped: {why}", str(lake.root), "change the recipe", "empty")
     planned = []
     statistics: dict[str, tuple[ActionPlan, GroupStatistics]] = {}
-    names: dict[str, int] = {}
-    for key in sorted(members, key=str):
-        names[key[0]] = names.get(key[0], 0) + 1
-        name = key[0] if names[key[0]] == 1 else f"{key[0]}_{names[key[0]]}"
-        found = gathered[key].statistics([member.episode_id for member in members[key]])
-        statistics[name] = (gathered[key].plan, found)
-        planned.append(_plan_group(name, key, members[key], gathered[key].plan, found, examples[key], recipe))
+    keys = sorted(members, key=str)
+    for name, key in zip(_names([key[0] for key in keys]), keys, strict=True):
+        with telling(examples[key].embodiment.name, key[0]):
+            found = gathered[key].statistics([member.episode_id for member in members[key]])
+            statistics[name] = (gathered[key].plan, found)
+            planned.append(_plan_group(name, key, members[key], gathered[key].plan, found, examples[key], recipe))
     units = [unit for group, episodes in planned for unit in _units(group, episodes, recipe, version, inputs, latents)]
     _try_formats(units, recipe)
     used = {episode.episode_id for _, episodes in planned for episode in episodes}
@@ -209,6 +210,18 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     for group in whole.groups:
         whole.statistics_of(group, recipe)  # so that a form which does not suit the recipe is told before any work
     return whole
+
+
+def _names(datasets: Sequence[str]) -> list[str]:
+    """A name for each group of these data sets; from the second of one on with a number, and none twice."""
+    taken, names = set(datasets), list[str]()
+    for index, dataset in enumerate(datasets):
+        name, number = dataset, datasets[: index + 1].count(dataset)
+        while number > 1 and (name := f"{dataset}_{number}") in taken:
+            number += 1
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def _instruction(episode: StoredEpisode) -> str:
@@ -251,18 +264,9 @@ def _no_action(episode: StoredEpisode) -> RecipeError:
     return RecipeError(
         f"episodes of {robot} have no action, and samples of a release need one",
         episode.dataset,
-        f"leave them out with --where \"embodiment != '{robot}'\"",
+        f'leave them out with --where "embodiment != {quoted(robot)}"',
         "no_action",
     )
-
-
-def _action_plan(episode: StoredEpisode, recipe: BuildRecipe) -> ActionPlan:
-    try:
-        return ActionPlan.of(episode.embodiment, recipe.actions)
-    except RecipeError as error:
-        others = f"leave these episodes out with --where \"embodiment != '{episode.embodiment.name}'\""
-        hint = f"{error.hint}; or {others}" if error.hint else others
-        raise RecipeError(error.message, f"actions.{error.where}", hint, error.reason) from error
 
 
 def _plan_group(
@@ -345,59 +349,3 @@ def _units(
         unit_id = fingerprint("build-unit-2", plan, inputs, recipe.fingerprint, latents, version)
         units.append(WorkUnit(unit_id, (plan,), sum(episode.num_steps for episode in pack)))
     return units
-
-
-def _choose_latents(
-    lake: Lake, recipe: BuildRecipe, wanted: set[str]
-) -> tuple[LatentChoice | None, dict[tuple[str, str], list[str]]]:
-    """The one set of latents that serves the recipe, and its row hashes by episode and slot.
-
-    Raises RecipeError or LakeError where there is none, or a choice.
-    """
-    if recipe.content == "frames":
-        return None, {}
-    if recipe.encoder is None:
-        raise RecipeError(f'content = "{recipe.content}" needs latents', hint='name their encoder: encoder = "wavelet"')
-    rate = latent_rate(recipe)
-    name, _, beginning = recipe.encoder.partition("@")
-    condition = f"encoder = {quoted(name)} and starts_with(encoder_fingerprint, {quoted(beginning)})"
-    views = views_fingerprint(recipe.views)
-    if recipe.views.canvas:
-        condition += f" and views_fingerprint = {quoted(views)}"
-    columns = ["episode_id", "slot", "rate", "encoder_fingerprint", "views_fingerprint", "row_sha256"]
-    rows = [row for row in lake.rows("latents", columns, condition) if row["episode_id"] in wanted]
-    others = {row["episode_id"] for row in rows if row["rate"] != rate}
-    cameras = {episode.episode_id: episode.views for episode in stored_episodes(lake, sorted(others))}
-    rows = [
-        row
-        for row in rows
-        if is_same_rate(row["rate"], rate, camera_hz(cameras.get(row["episode_id"], {}), row["slot"], recipe.views))
-    ]
-    choices = sorted({(row["encoder_fingerprint"], row["views_fingerprint"]) for row in rows})
-    if len(choices) > 1:  # of the view recipe of this build, where there are such
-        choices = [choice for choice in choices if choice[1] == views] or choices
-    if not choices:
-        raise _no_latents("there are none in the lake", lake, recipe)
-    if len(choices) > 1:
-        told = ", ".join(f"{encoder[:8]} with views {of_views[:8]}" for encoder, of_views in choices[:5])
-        raise RecipeError(
-            f"the lake has {len(choices)} different sets of {recipe.encoder} latents at rate {rate}: {told}",
-            "encoder",
-            f'name one, as encoder = "{name}@{choices[0][0][:8]}", and the [views] that they were encoded with',
-        )
-    rows = [row for row in rows if (row["encoder_fingerprint"], row["views_fingerprint"]) == choices[0]]
-    hashes: dict[tuple[str, str], list[str]] = {}
-    for row in rows:
-        hashes.setdefault((row["episode_id"], row["slot"]), []).append(row["row_sha256"])
-    return choices[0], hashes
-
-
-def _no_latents(what: str, lake: Lake, recipe: BuildRecipe) -> LakeError:
-    rate = latent_rate(recipe)
-    return LakeError(
-        f"{recipe.encoder} latents at rate {rate} are needed, and {what}",
-        str(lake.root),
-        f"run `wamloom encode --lake {lake.root.name} --encoder {recipe.encoder} --set rate={rate}`; leave out views "
-        "with views.slots, and episodes too short for a clip with --where",
-        "no_latents",
-    )

@@ -1,8 +1,10 @@
 """The statistics of a build: of steps as recorded and of chunks as written, gathered while it is planned, and their files."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from pipelines.stats_export import (
     gigaworld_norm_stats,
     openpi_norm_stats,
 )
-from schemas.errors import LayoutError, RecipeError, WamloomError
+from schemas.errors import FingerprintMismatch, LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe, StatisticsForm
 
@@ -28,10 +30,12 @@ KIND = "wamloom statistics"
 FILE = "statistics.json"
 MAX_STEP_NUMBERS = 2_048
 """Numbers of a chunk (steps times channels) up to which each step has statistics of its own: a quarter of a MiB each."""
+MAX_CHUNK_NUMBERS = 1 << 25
+"""Steps times slots of one chunk, which is in memory whole."""
 MAX_FILE_BYTES = 1 << 28
 """Of statistics to be read."""
 
-_BY_STEP: tuple[StatisticsForm, ...] = ("gear", "fastwam")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAMES = {"joints": "joint", "position": "eef", "rotation": "eef_rotation"}
 
 
@@ -54,15 +58,20 @@ class GroupGathering:
     """Takes the episodes of one group, one after the other, and gives their statistics."""
 
     def __init__(self, recipe: BuildRecipe, plan: ActionPlan) -> None:
+        if recipe.horizon * plan.width > MAX_CHUNK_NUMBERS:
+            raise RecipeError(
+                f"chunks of {recipe.horizon} steps of {plan.width} numbers are more than {MAX_CHUNK_NUMBERS} numbers",
+                "horizon",
+                "shorten it, or choose a narrower slot layout",
+            )
         wide = recipe.horizon * int(plan.mask.sum()) > MAX_STEP_NUMBERS
-        asked = [form for form in recipe.statistics if form in _BY_STEP]
-        if wide and (asked or recipe.normalize_by == "step"):
+        asked = _what_needs_steps(recipe)
+        if wide and asked:
             raise RecipeError(
                 f"statistics of each of {recipe.horizon} steps of {int(plan.mask.sum())} numbers are more than "
                 f"{MAX_STEP_NUMBERS} numbers",
                 "horizon",
-                "shorten it, leave parts out with actions.parts, or leave out what needs them: "
-                + ", ".join([*asked, *(["normalize_by"] if recipe.normalize_by == "step" else [])]),
+                f"shorten it, leave parts out with actions.parts, or leave out what needs them: {', '.join(asked)}",
             )
         self.plan, self._recipe = plan, recipe
         nowhere = StatsOf.of_plan(plan, "")
@@ -74,8 +83,10 @@ class GroupGathering:
         for name, values in (("action", chunks.action), ("proprio", chunks.proprio)):
             if values.shape[1]:
                 self._steps[name].add(values[:, None], counted[:, None])
+        used = self.plan.mask
         for starts in chunks.blocks(chunks.windows.starts):
-            self._chunks.add(*chunks.at(starts))
+            values, mask = chunks.at(starts)
+            self._chunks.add(values[..., used], mask)  # the other slots are zero, whatever there is
 
     def statistics(self, episode_ids: Sequence[str]) -> GroupStatistics:
         """Of all episodes taken, which are ``episode_ids``. Raises LayoutError or RecipeError where no step counts."""
@@ -83,29 +94,65 @@ class GroupGathering:
         chosen = (recipe.segments, recipe.rate, recipe.horizon, recipe.sample_stride)
         of = StatsOf.of_plan(self.plan, fingerprint("stats-data-1", sorted(episode_ids), *chosen))
         action, proprio = (self._of_steps(name) for name in ("action", "proprio"))
-        found = self._chunks.sketch()
+        found, slots = self._chunks.sketch(), np.flatnonzero(self.plan.mask)
         if found is None or not found.overall.count:
-            if not self.plan.as_recorded or recipe.normalize_by == "step":
+            if not self.plan.as_recorded or _what_needs_steps(recipe):
                 raise RecipeError(
                     "no chunk has a step that counts, to take statistics of",
                     "horizon",
-                    "are the episodes shorter, or is everything left out by segments?",
+                    "shorten it or actions.lead to what the episodes hold, or change segments",
                 )
-            return GroupStatistics(of, action, proprio, ChunkStats(of, action, ()), True, ())
+            return _in_float32(GroupStatistics(of, action, proprio, ChunkStats(of, action, ()), True, ()))
         overall = found.overall
         # chunks as recorded are made of the steps: these, each counted once, are what both are normalized by
-        stats = ChunkStats(of, action if self.plan.as_recorded else overall.stats(), _step_stats(found))
-        if not stats.steps and (recipe.normalize_by == "step" or any(form in _BY_STEP for form in recipe.statistics)):
+        whole = action if self.plan.as_recorded else self._in_slots(overall.stats())
+        stats = ChunkStats(of, whole, tuple(map(self._in_slots, _step_stats(found))))
+        if not stats.steps and _what_needs_steps(recipe):
             found.stats()  # raises, naming the step that never counts
-        return GroupStatistics(of, action, proprio, stats, overall.is_exact, outliers(overall))
+        far = tuple(replace(one, channel=int(slots[one.channel])) for one in outliers(overall))
+        return _in_float32(GroupStatistics(of, action, proprio, stats, overall.is_exact, far))
+
+    def _in_slots(self, stats: Stats) -> Stats:
+        """Of all slots; those without meaning are zero, and so are their statistics."""
+        used, width = np.flatnonzero(self.plan.mask), self.plan.width
+
+        def spread(values: np.ndarray) -> np.ndarray:
+            slots: np.ndarray = np.zeros(width)
+            slots[used] = values
+            return slots
+
+        names = [field.name for field in fields(stats) if field.name != "count"]
+        return Stats(stats.count, **{name: spread(getattr(stats, name)) for name in names})
 
     def _of_steps(self, name: str) -> Stats:
         if name == "proprio" and not self.plan.embodiment.proprio:
             return sketch(np.zeros((1, 0)), np.ones(1, dtype=bool)).stats()
         found = self._steps[name].sketch()
-        if found is None:
-            raise LayoutError("no valid rows to take statistics of", hint="is everything masked, or left out?")
+        if found is None or not found.overall.count:
+            message = "no valid rows to take statistics of: every step is masked, or left out by segments"
+            raise LayoutError(message, hint="change segments")
         return found.overall.stats()
+
+
+def _what_needs_steps(recipe: BuildRecipe) -> list[str]:
+    """What of the recipe asks for statistics of each step of the horizon."""
+    relative = recipe.actions.reference != "absolute"
+    forms = [form for form in recipe.statistics if form == "fastwam" or (form == "gear" and relative)]
+    return [*forms, *(["normalize_by"] if recipe.normalize_by == "step" else [])]
+
+
+def _in_float32(found: GroupStatistics) -> GroupStatistics:
+    """``found``. Raises RecipeError where what is written would be infinite, since releases hold float32."""
+    largest = float(np.finfo(np.float32).max)
+    for name, stats in (("action", found.action), ("proprio", found.proprio), ("chunks", found.chunks.overall)):
+        for one in (stats, *(found.chunks.steps if name == "chunks" else ())):
+            if any((np.abs(values) > largest).any() or not np.isfinite(values).all() for values in (one.min, one.max)):
+                raise RecipeError(
+                    f"numbers from {one.min.min():g} to {one.max.max():g} do not fit into float32",
+                    name,
+                    "choose a smaller actions.pose_scale, or leave out with --where what was not recorded so",
+                )
+    return found
 
 
 def _step_stats(found: ChunkSketch) -> tuple[Stats, ...]:
@@ -131,22 +178,35 @@ def given_statistics(path: str, plan: ActionPlan, recipe: BuildRecipe) -> GivenS
     """
     hint = "give the statistics.json that lies in stats/<group> of a release"
     try:
+        if not Path(path).is_file():  # a pipe or a device may never end
+            raise RecipeError("there is no such file", path, hint)
         if Path(path).stat().st_size > MAX_FILE_BYTES:
             raise RecipeError(f"larger than {MAX_FILE_BYTES} bytes", path, hint)
-        plain = json.loads(Path(path).read_bytes())
+        plain = json.loads(Path(path).read_bytes(), object_pairs_hook=_once)
         if plain["kind"] != KIND:
             raise ValueError(f"kind {plain['kind']!r}")
         of = StatsOf(**{key: str(value) for key, value in plain["of"].items()})
+        if not (_DIGEST.fullmatch(of.data) and _DIGEST.fullmatch(of.plan)):
+            raise ValueError("of.data or of.plan is no fingerprint")
+        require_same(of, StatsOf.of_plan(plan, ""))
+        of = StatsOf.of_plan(plan, of.data)  # what the file says for people is not taken over
         steps = tuple(_stats(step) for step in plain["chunks"]["steps"])
         chunks = ChunkStats(of, _stats(plain["chunks"]["overall"]), steps)
         given = GivenStatistics(chunks, _stats(plain["action"]["stats"]), _stats(plain["proprio"]["stats"]))
-        require_same(of, StatsOf.of_plan(plan, ""))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, LayoutError) as error:
+    except FingerprintMismatch as error:
+        raise FingerprintMismatch(error.message, path, error.hint) from error
+    except KeyError as error:
+        raise RecipeError(f"not statistics of a build: there is no {error}", path, hint) from error
+    except LayoutError as error:
+        raise RecipeError(f"not statistics of a build: {error.message}", path, hint) from error
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RecipeError(f"not statistics of a build: {error}", path, hint) from error
     widths = {len(one.mean) for one in (chunks.overall, *steps)}
     robot = (len(plan.embodiment.action), len(plan.embodiment.proprio))
     if widths != {plan.width} or (len(given.action.mean), len(given.proprio.mean)) != robot:
         raise RecipeError("the statistics do not have as many channels as the robot", path, hint)
+    if any(one.min[~plan.mask].any() or one.max[~plan.mask].any() for one in (chunks.overall, *steps)):
+        raise RecipeError("not statistics of a build: slots without meaning are not zero", path, hint)
     if recipe.normalize_by == "step" and len(steps) != recipe.horizon:
         raise RecipeError(
             f"they are of {len(steps)} steps, the horizon is {recipe.horizon}",
@@ -156,8 +216,29 @@ def given_statistics(path: str, plan: ActionPlan, recipe: BuildRecipe) -> GivenS
     return given
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of ``pairs``. Raises ValueError where a key is there twice, since readers differ on which one counts."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
 def _stats(plain: Any) -> Stats:
-    return stats_from_json(json.dumps(plain))
+    """Statistics that some numbers can have. Raises LayoutError for others: what they scaled would be wrong in silence."""
+    found = stats_from_json(json.dumps(plain))
+    numbers = [number for values in plain.values() for number in values]
+    if not all(isinstance(number, int | float) and not isinstance(number, bool) for number in numbers):
+        raise LayoutError("a statistic is no number")
+    rising = (found.min, found.q01, found.q10, found.q50, found.q90, found.q99, found.max)
+    rounding = 1e-9 * np.maximum(np.abs(found.min), np.abs(found.max))
+    pairs = [*pairwise(rising), (found.min, found.mean), (found.mean, found.max), (0.0, found.std)]
+    pairs.append((found.std, (found.max - found.min) / 2))
+    if any((low > high + rounding).any() for low, high in pairs) or (found.std < 0).any():
+        raise LayoutError("min, q01, q10, q50, q90, q99 and max do not rise, or mean or std cannot be theirs")
+    if len(found.mean) and (found.count < 1 or any(count != found.count for count in plain["count"])):
+        raise LayoutError("count is no number of rows")
+    return found
 
 
 def chunk_layout(plan: ActionPlan, stats: ChunkStats, recipe: BuildRecipe) -> ChunkLayout:
@@ -169,6 +250,7 @@ def chunk_layout(plan: ActionPlan, stats: ChunkStats, recipe: BuildRecipe) -> Ch
         plan.unmoved,
         plan.fingerprint,
         ChunkStats(stats.of, stats.overall, steps),
+        plan.slots.model_copy(update={"title": "", "source": "", "notes": ""}),
     )
 
 

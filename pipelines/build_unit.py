@@ -146,7 +146,7 @@ class BuildWorker:
     def _chunks(
         self, group: GroupPlan, stored: StoredEpisode, numbers: EpisodeNumbers, windows: Windows
     ) -> "_ReleasedChunks":
-        plan = ActionPlan.of(stored.embodiment, self._recipe.actions)
+        plan = ActionPlan.of(stored.embodiment, self._recipe.actions, group.chunk.slots)
         if plan.fingerprint != group.chunk.plan:
             raise LakeError(
                 "its robot is not the one the build was planned with",
@@ -263,8 +263,15 @@ class _ReleasedChunks:
         return self.layout.normalized(values, self.recipe), mask
 
     def at(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, mask = self.normalized(steps)
-        return values.astype(np.float32), mask
+        shape = (len(steps), self.chunks.horizon)
+        values: np.ndarray = np.empty((*shape, self.chunks.plan.width), dtype=np.float32)
+        mask: np.ndarray = np.empty(shape, dtype=bool)
+        done = 0
+        for some in self.chunks.blocks(steps):  # what is computed on the way is many times as large
+            part = slice(done, done + len(some))
+            values[part], mask[part] = self.normalized(some)
+            done += len(some)
+        return values, mask
 
 
 def _tokens(group: GroupPlan, recipe: BuildRecipe, chunks: _ReleasedChunks) -> list[np.ndarray] | None:

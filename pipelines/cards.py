@@ -178,9 +178,10 @@ def _is_file_name(name: str) -> bool:
 def _find(kind: str, name: str) -> Traversable:
     if _is_file_name(name):
         path = Path(os.path.expanduser(name))  # noqa: PTH111  unlike Path's, it raises nothing
-        if not path.is_file():
-            raise CardError("there is no such card file", name, f"shipped cards: {', '.join(_names(kind))}")
-        return path
+        with contextlib.suppress(OSError):  # of names that no file can have
+            if path.is_file():
+                return path
+        raise CardError("there is no such card file", name, f"shipped cards: {', '.join(_names(kind))}")
     known = _names(kind)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)

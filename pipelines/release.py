@@ -25,15 +25,15 @@ from pipelines.storage import (
     remove_tree,
     write_durably,
 )
-from schemas.errors import AlreadyPublished, LakeError, ReleaseError, ReleaseMismatch
+from schemas.errors import AlreadyPublished, LakeError, ReleaseError, ReleaseMismatch, SourceError
 from schemas.fingerprint import bytes_sha256
 from schemas.work import FileRecord
 
 MANIFEST = "manifest.json"
 LINEAGE = "lineage"
+"""Folder of a release with one Parquet file per unit: the walk from every step back to source row and frames."""
 STATISTICS = "stats"
 """Folder of a release where the statistics of each group lie."""
-"""Folder of a release with one Parquet file per unit: the walk from every step back to source row and frames."""
 _PLAN = "plan.json"
 _SEAL = "manifest_sha256"
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
@@ -219,7 +219,11 @@ def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[s
     """(path, what is wrong) of every file that is missing, changed or not in the manifest."""
     expected = {entry["path"]: entry for entry in manifest["files"]}
     for name, entry in sorted(expected.items()):
-        path = inside(folder, name)
+        try:
+            path = inside(folder, name)
+        except SourceError as error:
+            yield name, f"is not there: {error.message}"
+            continue
         if not path.is_file():
             yield name, "is missing"
         elif path.stat().st_size != entry["num_bytes"]:

@@ -67,6 +67,23 @@ def from_matrix(matrices: np.ndarray, kind: RotationKind) -> np.ndarray:
     return _WRITERS[kind](exact).reshape(*shape, WIDTHS[kind])
 
 
+def nearest_matrices(values: np.ndarray) -> np.ndarray:
+    """float64 [..., 9]: the rotations nearest to ``values`` [..., 9], of the kind ``matrix``, however far they are.
+
+    For what a model or a tokenizer gave back, which is never quite a rotation. Raises LayoutError that names the row where
+    a value is not finite, or no rotation is nearest.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    if not given.ndim or given.shape[-1] != 9:
+        raise LayoutError(f"a matrix takes 9 numbers, not values of shape {given.shape}", hint="name its kind")
+    _refuse(np.asarray(~np.isfinite(given).all(axis=-1)), given, "is no matrix: not every number is finite")
+    left, sizes, right = np.linalg.svd(given.reshape(*given.shape[:-1], 3, 3))
+    _refuse(sizes[..., 1] <= MIN_SINE * np.maximum(sizes[..., 0], MIN_SINE), given, "is near no single rotation")
+    mirrors = np.linalg.det(left @ right) < 0
+    left[..., 2] *= np.where(mirrors, -1.0, 1.0)[..., None]
+    return np.asarray(left @ right).reshape(given.shape)
+
+
 def convert(values: np.ndarray, given: RotationKind, wanted: RotationKind) -> np.ndarray:
     """float64 [..., w']: the rotations ``values`` [..., w] of kind ``given`` as ``wanted``. Raises LayoutError."""
     return from_matrix(to_matrix(values, given), wanted)

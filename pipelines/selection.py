@@ -1,15 +1,18 @@
 """Which episodes of a lake a recipe takes, and which chunks of their actions a tokenizer is fitted to; writes nothing."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
 
 from pipelines.action_chunks import ActionChunks
+from pipelines.action_plan import ActionPlan
 from pipelines.lake import Lake, quoted
 from pipelines.rows import META_COLUMNS, StoredEpisode, stored_episode
 from pipelines.versions import superseded
-from schemas.errors import LakeError
+from schemas.errors import FingerprintMismatch, LakeError, LayoutError, RecipeError
+from schemas.recipes import BuildRecipe
 
 MAX_FIT_NUMBERS = 1 << 25
 """Of the actions that a tokenizer is fitted to, to bound memory."""
@@ -52,6 +55,31 @@ def stored_episodes(lake: Lake, episode_ids: Sequence[str], batch: int = 64) -> 
         found = {row["episode_id"]: row for row in lake.rows("episodes", META_COLUMNS, f"episode_id in ({wanted})")}
         for episode_id in part:
             yield stored_episode(found[episode_id])
+
+
+def action_plan(episode: StoredEpisode, recipe: BuildRecipe) -> ActionPlan:
+    """How the chunks of ``episode`` are written. Raises RecipeError that says how to go on where its robot does not suit."""
+    try:
+        return ActionPlan.of(episode.embodiment, recipe.actions)
+    except RecipeError as error:
+        place = f"actions.{error.where}" if error.where else "actions"
+        hint = _or_without(error.hint, episode.embodiment.name)
+        raise RecipeError(error.message, place, hint, error.reason) from error
+
+
+@contextmanager
+def telling(robot: str, dataset: str) -> Iterator[None]:
+    """Errors inside say which robot of which data set they are of, and how to go on without it."""
+    try:
+        yield
+    except (RecipeError, LayoutError, FingerprintMismatch) as error:
+        where = f"{robot} of {dataset}, {error.where}" if error.where else f"{robot} of {dataset}"
+        raise type(error)(error.message, where, _or_without(error.hint, robot), error.reason) from error
+
+
+def _or_without(hint: str, robot: str) -> str:
+    others = f'leave these episodes out with --where "embodiment != {quoted(robot)}"'
+    return f"{hint}; or {others}" if hint else others
 
 
 def chosen_starts(

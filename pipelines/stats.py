@@ -74,7 +74,7 @@ def stats_from_json(text: str) -> Stats:
         values = json.loads(text)
         counts = {int(count) for count in values["count"]}
         numbers = {name: np.array(values[name], dtype=np.float64) for name in _NUMBERS}
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise LayoutError(f"not statistics: {error!r}", hint="pass what Stats.to_json wrote") from error
     shapes = {array.shape for array in numbers.values()}
     if (

@@ -65,7 +65,7 @@ def gear_relative_stats(parts: Mapping[str, ChunkStats]) -> dict[str, dict[str, 
     Absolute parts (by default whatever is named a gripper) do not belong in it; pick the others with
     ``ChunkStats.channels``. The reader takes an action that it does not find here as absolute, without a word
     (``groot/vla/data/dataset/lerobot.py``, ``_get_metadata``). Raises FingerprintMismatch where a part is of absolute
-    actions, LayoutError for a name that no reader would find.
+    actions, or relative to anything but the start of its chunk, LayoutError for a name that no reader would find.
     """
     _check_relative(parts)
     return {name: _named(stats.overall, _GEAR) for name, stats in parts.items()}
@@ -151,9 +151,10 @@ def _padded(stats: Stats, width: int) -> dict[str, list[float]]:
 
 def _check_relative(parts: Mapping[str, ChunkStats]) -> None:
     for part, stats in parts.items():
-        if stats.of.reference == "absolute":
+        if stats.of.reference not in ("chunk_start", ""):
             raise FingerprintMismatch(
-                "these are statistics of absolute actions, under a name that trainers read as relative ones",
+                f"these are statistics of {stats.of.reference} actions, under a name that trainers read as relative to "
+                "the state at the start of the chunk",
                 part,
                 'build the chunks with reference = "chunk_start"',
             )

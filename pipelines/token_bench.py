@@ -15,11 +15,11 @@ import numpy as np
 from pipelines import registry
 from pipelines.action_chunks import ActionChunks, ChunkLayout
 from pipelines.action_plan import ActionPlan
-from pipelines.build_stats import GroupGathering, chunk_layout
+from pipelines.build_stats import GroupGathering, chunk_layout, given_statistics
 from pipelines.holdout import families, held_out
 from pipelines.lake import Lake
 from pipelines.numbers import check_rate, numbers_of
-from pipelines.selection import chosen_starts, chunks_of, kept_ids, stored_episodes
+from pipelines.selection import action_plan, chosen_starts, chunks_of, kept_ids, stored_episodes, telling
 from pipelines.token_errors import errors_by_quantity, wrapped_chunks
 from pipelines.tokenizers import Tokenizer, check_offset
 from pipelines.twins import twin_pairs
@@ -130,10 +130,8 @@ def bench(
         fit = [one for one in group if one.episode_id not in held]
         measured = [one for one in group if one.episode_id in held] or group
         plan = group[0].chunks.plan
-        gathering = GroupGathering(recipe, plan)
-        for one in fit:
-            gathering.add(one.chunks, one.chunks.valid & one.chunks.windows.selected)
-        layout = chunk_layout(plan, gathering.statistics([one.episode_id for one in fit]).chunks, recipe)
+        with telling(robot, dataset):
+            layout = _layout(plan, fit, recipe)
         trial, raw = _trial(layout, fit, measured, recipe)
         rows = [measure(one, trial, clock) for one in wanted]
         groups.append(
@@ -155,6 +153,16 @@ def bench(
     return {"groups": groups, "skipped": dict(sorted(skipped.items()))}
 
 
+def _layout(plan: ActionPlan, fit: Sequence[Recorded], recipe: BuildRecipe) -> ChunkLayout:
+    """With what a build of ``fit`` would normalize by."""
+    gathering = GroupGathering(recipe, plan)
+    if recipe.stats_from is not None:
+        return chunk_layout(plan, given_statistics(recipe.stats_from, plan, recipe).chunks, recipe)
+    for one in fit:
+        gathering.add(one.chunks, one.chunks.valid & one.chunks.windows.selected)
+    return chunk_layout(plan, gathering.statistics([one.episode_id for one in fit]).chunks, recipe)
+
+
 def _twins(lake: Lake, recorded: Sequence[Recorded]) -> list[tuple[str, str]]:
     """Pairs of episodes with which the same motion would lie on both sides of the split: twins, and equal actions."""
     first: dict[str, str] = {}
@@ -166,7 +174,8 @@ def _recorded(
     lake: Lake, recipe: BuildRecipe, skipped: Counter[str]
 ) -> Iterator[tuple[tuple[str, str, str, Embodiment], Recorded]]:
     """Every episode that a build of ``recipe`` would take samples of, with its group; others are counted in ``skipped``."""
-    for episode in stored_episodes(lake, [episode_id for episode_id, _ in kept_ids(lake, recipe.where)]):
+    ids = sorted(episode_id for episode_id, _ in kept_ids(lake, recipe.where))  # whatever order they came in
+    for episode in stored_episodes(lake, ids):
         shown = shown_views(recipe.views, episode.views)
         if shown.missing:
             skipped[f"has no view {shown.missing}"] += 1
@@ -177,7 +186,7 @@ def _recorded(
         check_rate(recipe.rate, episode.control_rate, episode.dataset)
         numbers = numbers_of(episode, recipe.rate, shown.slots)
         windows = plan_windows(numbers.times_ns, episode.segments, shown.slots, recipe)
-        plan = ActionPlan.of(episode.embodiment, recipe.actions)
+        plan = action_plan(episode, recipe)
         chunks = ActionChunks.of(plan, numbers, windows, recipe.horizon).in_float32()
         try:
             chunks.check()

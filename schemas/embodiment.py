@@ -16,8 +16,10 @@ Rate = Annotated[Fraction, BeforeValidator(parse_rate), PlainSerializer(rate_tex
 """A rate in Hz, written ``15``, ``"7.5"`` or ``"30000/1001"`` in TOML, an exact Fraction in memory."""
 
 
-CardName = Annotated[str, StringConstraints(pattern=r"^[^/\\\x00-\x1f\x7f]{1,200}$")]
-"""A card's own name: no path, no control character."""
+CardName = Annotated[
+    str, StringConstraints(pattern=r"^\.{0,2}[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*$", max_length=200)
+]
+"""A card's own name, which folders get: no path, not ``.`` or ``..``, no control character."""
 
 
 class ChannelKind(StrEnum):

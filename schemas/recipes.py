@@ -235,7 +235,7 @@ class BuildRecipe(_Frozen):
     """Of actions and proprio; the manifest carries the statistics."""
     normalize_by: Literal["all", "step"] = "all"
     """Chunks by the statistics of all their steps, or each step of the horizon by its own."""
-    clamp: float | None = Field(default=None, gt=0)
+    clamp: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Normalized values are cut to -clamp..clamp; None: nothing is cut."""
     stats_from: str | None = None
     """A ``statistics.json`` of another release of the same robot and action recipe, to normalize as it was; None: of the

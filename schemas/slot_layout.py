@@ -3,9 +3,9 @@
 What a trainer does not state is not in its table; a part without a slot is an error to the one who asks, never a guess.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 RotationKind = Literal["euler_xyz", "quaternion_xyzw", "axis_angle", "rot6d_columns", "rot6d_rows", "matrix"]
 """How a rotation is written; see ``pipelines.rotations``."""
@@ -37,6 +37,10 @@ SlotPart = Literal[
 robot's own order."""
 
 
+_Word = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=200)]
+"""Stands in messages."""
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,14 +52,14 @@ class Slot(_Frozen):
     arm: Arm = ""
     start: int = Field(ge=0)
     width: int = Field(gt=0)
-    block: str = ""
+    block: _Word = ""
     """Where a layout keeps room for several robots beside each other: whose room this is."""
 
 
 class SlotLayout(_Frozen):
     """The slots of one vector of ``width`` numbers. ``source`` says where the table is published."""
 
-    name: str
+    name: _Word
     title: str = ""
     source: str = ""
     width: int = Field(gt=0, le=100_000)

@@ -67,6 +67,15 @@ class TokenLengths(_Strict):
     max: _Count
     histogram: LengthHistogram
 
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if any(
+            low > high * (1 + _ROUNDING)
+            for low, high in ((self.p50, self.p99), (self.p99, self.max), (self.mean, self.max))
+        ):
+            raise ValueError("p50, p99 and max do not rise, or the mean is above the max")
+        return self
+
 
 class TokenRow(_Strict):
     """One tokenizer on one group; where it refused, the reason and nothing else."""

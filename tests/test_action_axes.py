@@ -19,7 +19,7 @@ from schemas.embodiment import Channel, ChannelKind, Embodiment
 from schemas.errors import RecipeError
 from schemas.recipes import parse_toml, validate_model
 from tests.action_robots import embodiments, error, fitting, turns
-from tests.test_actions import BOUND, DROID, RATE, droid_chunks, round_trip_error
+from tests.test_actions import BOUND, DROID, RATE, droid_chunks, kept, round_trip_error
 
 seeds = st.integers(0, 2**32 - 1)
 relative = st.sampled_from(["chunk_start", "segment_start", "framewise", "velocity"])
@@ -228,3 +228,16 @@ def test_what_a_robot_or_its_slots_do_not_allow_is_said(choices: dict[str, Any],
 def test_wrong_recipes_are_errors_that_name_the_key(text: str, why: str) -> None:
     with pytest.raises(RecipeError, match=why):
         validate_model(ActionRecipe, parse_toml(text, "recipe.toml"), "recipe.toml")
+
+
+@pytest.mark.parametrize("reference", ["chunk_start", "framewise"])
+def test_matrices_that_a_model_gave_come_back_as_the_nearest_rotations(reference: str) -> None:
+    """No model and no tokenizer gives nine numbers that are a rotation to a thousandth."""
+    quaternion = tuple(Channel(name=f"q{axis}", kind=ChannelKind.QUATERNION, unit="1") for axis in "xyzw")
+    robot = Embodiment(name="toy_tool", title="A tool that turns", proprio=quaternion, action=quaternion)
+    plan = plan_of(robot, reference=reference, rotation="matrix")
+    random = np.random.default_rng(5)
+    chunks, base = fitting(plan.recorded, (3, 4), random), fitting(plan.based_on, (3,), random)
+    written = plan.transform(chunks, base, RATE)
+    back = plan.inverse(written + random.normal(size=written.shape) * 0.02, base, RATE)
+    assert 0 < error(back, *kept(plan, chunks)) < 0.2

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from pipelines.rotations import WIDTHS, angle_between, convert, from_matrix, to_matrix
+from pipelines.rotations import WIDTHS, angle_between, convert, from_matrix, nearest_matrices, to_matrix
 from schemas.errors import LayoutError
 from schemas.slot_layout import RotationKind
 from tests.action_robots import turns
@@ -174,3 +174,24 @@ def test_angle_between(angle: float, seed: int) -> None:
     axis = random.normal(size=3)
     turned = first @ Rotation.from_rotvec(axis / np.linalg.norm(axis) * angle).as_matrix()
     assert abs(float(angle_between(first, turned)) - angle) < 1e-13
+
+
+@given(seed=seeds)
+def test_no_rotation_is_nearer_to_a_matrix_than_the_nearest(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    given_matrices = random.normal(size=(20, 9))
+    nearest = nearest_matrices(given_matrices)
+    found = to_matrix(nearest, "matrix")
+    assert np.allclose(np.linalg.det(found), 1, atol=1e-12)
+    distance = np.linalg.norm(given_matrices - nearest, axis=1)
+    for other in turns((50, 20), random).reshape(50, 20, 9):
+        assert (np.linalg.norm(given_matrices - other, axis=1) >= distance - 1e-12).all()
+    assert np.allclose(nearest_matrices(nearest), nearest, atol=1e-12)
+
+
+@pytest.mark.parametrize("row", [np.zeros(9), np.full(9, np.nan), np.ones(9)])
+def test_where_no_rotation_is_nearest_the_row_is_named(row: np.ndarray) -> None:
+    with pytest.raises(LayoutError, match=r"row 1: .*is n"):
+        nearest_matrices(np.stack([np.eye(3).reshape(9), row]))
+    with pytest.raises(LayoutError, match="takes 9 numbers"):
+        nearest_matrices(row[:8])

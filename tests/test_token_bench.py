@@ -19,9 +19,9 @@ from pipelines.token_errors import errors_by_quantity
 from pipelines.tokenizers import fast
 from schemas.action_recipe import ActionRecipe, Reference
 from schemas.embodiment import Channel, ChannelKind, Embodiment, Gripper
-from schemas.errors import RecipeError, UsageError
+from schemas.errors import FingerprintMismatch, LayoutError, RecipeError, UsageError
 from schemas.recipes import BuildRecipe, TokenizerRecipe
-from tests.chain import run_ingest, write_short
+from tests.chain import run_build, run_ingest, write_short
 
 _COMMAND = ChannelKind.COMMAND
 
@@ -217,6 +217,30 @@ def test_errors_are_those_of_what_was_recorded_however_it_is_written(
     for quantity in ("deg", "gripper"):
         assert identity["errors"][quantity]["max"] < 1e-3, "there and back loses nothing but float32"
     assert 1e-3 < bins["errors"]["deg"]["max"] < 5
+
+
+def test_statistics_of_another_release_normalize_in_the_bench_too(lake: Path, tmp_path: Path) -> None:
+    ours = BuildRecipe(formats=("parquet",), normalize="min_max", horizon=8, where="embodiment = 'sample_gantry'")
+    run_build(lake, tmp_path / "out", ours)
+    (path,) = (tmp_path / "out/stats").rglob("statistics.json")
+    plain = json.loads(path.read_text())
+    plain["chunks"]["overall"]["min"] = [-1000.0] * len(plain["chunks"]["names"])
+    path.write_text(json.dumps(plain))
+    given = ours.model_copy(update={"stats_from": str(path)})
+    errors = [
+        bench(Lake.open(str(lake)), one, [Candidate("bins", "bins", {"kind": "uniform"})], 0.2, ticks())["groups"]
+        for one in (ours, given)
+    ]
+    assert errors[0] != errors[1]
+    with pytest.raises(FingerprintMismatch, match="sample_gantry of "):
+        bench(Lake.open(str(lake)), given.model_copy(update={"actions": ActionRecipe(lead=1)}), [], 0.2, ticks())
+
+
+def test_what_does_not_suit_a_robot_is_told_with_its_name(lake: Path) -> None:
+    recipe = BuildRecipe(normalize="quantile", normalize_by="step", horizon=200)
+    with pytest.raises(LayoutError, match=r"of sample_.*step \d+ of 200") as caught:
+        bench(Lake.open(str(lake)), recipe, [], 0.2, ticks())
+    assert "--where" in caught.value.hint
 
 
 def test_copies_of_a_recording_are_on_one_side_of_the_split(tmp_path: Path) -> None:

@@ -103,6 +103,9 @@ def test_axes_read_well() -> None:
     assert [label for _, label in log_axis([1e-7, 1], 300).ticks] == [f"{10.0**power:g}" for power in range(-7, 1)]
     assert [label for _, label in log_axis([5.0], 300).ticks] == ["5", "10"]
     assert [label for _, label in log_axis([0.0], 300).ticks] == ["0", "1", "2"]
+    axis = log_axis([1.0, 1.7e308], 300)  # no 2e308 is left to end at
+    assert 0 < axis.at(1.7e308) <= 300
+    assert all(0 <= place <= 300 for place, _ in axis.ticks)
 
 
 def test_a_tokenizer_looks_the_same_in_every_plot() -> None:
@@ -199,6 +202,7 @@ def test_a_report_has_the_section_when_it_is_given_one() -> None:
         ("groups.0.rows.0.clipped", 10**30, "groups.0.rows.0.clipped: Input should be less than"),
         ("groups.0.rows.0.fit_s", None, "groups.0.rows.0: Value error, a tokenizer is either"),
         ("groups.0.rows.0.vocab_size", None, "groups.0.rows.0: Value error, only a part"),
+        ("groups.0.rows.0.tokens_per_chunk.p50", 1e6, "tokens_per_chunk: Value error, p50, p99 and max do not rise"),
         ("groups.0.rows.0.tokens_per_chunk.histogram.counts", [1, 2], "histogram: Value error, 2 counts need 3"),
         ("groups.0.rows.0.tokens_per_chunk.histogram.edges", [9, 1], "histogram: Value error"),
     ],

@@ -1,6 +1,7 @@
 """The plots of a bench of tokenizers, as positions in pixels: what the templates draw. Nothing is escaped or written here."""
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -55,6 +56,7 @@ def log_axis(values: Iterable[float], length: float) -> Axis:
     low, high = (min(positive), max(positive)) if positive else (1.0, 1.0)
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
     found = [float(f"{step}e{decade}") for decade in decades for step in (1, 2, 5)]
+    found = [*filter(math.isfinite, found), sys.float_info.max]  # the last place there is
     first = max(tick for tick in found if tick <= low)
     last = min(tick for tick in found if tick >= high and tick > first)
     shown = [tick for tick in found if first <= tick <= last]

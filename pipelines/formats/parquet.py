@@ -24,6 +24,8 @@ JPEG_QUALITY = 95
 """With full chroma (4:4:4)."""
 ROWS_PER_GROUP = 100
 """What ``datasets`` itself uses for tables with pictures: small enough for random access."""
+MAX_GROUP_NUMBERS = 1 << 25
+"""Of the action chunks of a row group, which is in memory whole; with very long ones it has fewer rows."""
 INDEX = "dataset_info.json"
 """A name that ``datasets`` leaves out when it takes every file of a folder for data."""
 _IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -69,8 +71,10 @@ class _ParquetUnit:
     def end(self) -> None:
         episode = self._progress.episode
         self._progress.end()
-        for start in range(0, episode.plan.num_steps, ROWS_PER_GROUP):
-            steps = np.arange(start, min(start + ROWS_PER_GROUP, episode.plan.num_steps))
+        size = max(1, self._recipe.horizon * len(self._unit.group.chunk.names))
+        rows = max(1, min(ROWS_PER_GROUP, MAX_GROUP_NUMBERS // size))
+        for start in range(0, episode.plan.num_steps, rows):
+            steps = np.arange(start, min(start + rows, episode.plan.num_steps))
             columns = self._columns(episode, steps)
             arrays = [columns[name] for name in self._schema.names]
             self._file.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=ROWS_PER_GROUP)

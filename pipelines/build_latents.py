@@ -1,0 +1,66 @@
+"""Which latents of a lake a build joins."""
+
+from pipelines.build_unit import LatentChoice, camera_hz, latent_rate
+from pipelines.lake import Lake, quoted
+from pipelines.selection import stored_episodes
+from pipelines.views import views_fingerprint
+from schemas.errors import LakeError, RecipeError
+from schemas.latent import is_same_rate
+from schemas.recipes import BuildRecipe
+
+
+def choose_latents(
+    lake: Lake, recipe: BuildRecipe, wanted: set[str]
+) -> tuple[LatentChoice | None, dict[tuple[str, str], list[str]]]:
+    """The one set of latents that serves the recipe, and its row hashes by episode and slot.
+
+    Raises RecipeError or LakeError where there is none, or a choice.
+    """
+    if recipe.content == "frames":
+        return None, {}
+    if recipe.encoder is None:
+        raise RecipeError(f'content = "{recipe.content}" needs latents', hint='name their encoder: encoder = "wavelet"')
+    rate = latent_rate(recipe)
+    name, _, beginning = recipe.encoder.partition("@")
+    condition = f"encoder = {quoted(name)} and starts_with(encoder_fingerprint, {quoted(beginning)})"
+    views = views_fingerprint(recipe.views)
+    if recipe.views.canvas:
+        condition += f" and views_fingerprint = {quoted(views)}"
+    columns = ["episode_id", "slot", "rate", "encoder_fingerprint", "views_fingerprint", "row_sha256"]
+    rows = [row for row in lake.rows("latents", columns, condition) if row["episode_id"] in wanted]
+    others = {row["episode_id"] for row in rows if row["rate"] != rate}
+    cameras = {episode.episode_id: episode.views for episode in stored_episodes(lake, sorted(others))}
+    rows = [
+        row
+        for row in rows
+        if is_same_rate(row["rate"], rate, camera_hz(cameras.get(row["episode_id"], {}), row["slot"], recipe.views))
+    ]
+    choices = sorted({(row["encoder_fingerprint"], row["views_fingerprint"]) for row in rows})
+    if len(choices) > 1:  # of the view recipe of this build, where there are such
+        choices = [choice for choice in choices if choice[1] == views] or choices
+    if not choices:
+        raise no_latents("there are none in the lake", lake, recipe)
+    if len(choices) > 1:
+        told = ", ".join(f"{encoder[:8]} with views {of_views[:8]}" for encoder, of_views in choices[:5])
+        raise RecipeError(
+            f"the lake has {len(choices)} different sets of {recipe.encoder} latents at rate {rate}: {told}",
+            "encoder",
+            f'name one, as encoder = "{name}@{choices[0][0][:8]}", and the [views] that they were encoded with',
+        )
+    rows = [row for row in rows if (row["encoder_fingerprint"], row["views_fingerprint"]) == choices[0]]
+    hashes: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        hashes.setdefault((row["episode_id"], row["slot"]), []).append(row["row_sha256"])
+    return choices[0], hashes
+
+
+def no_latents(what: str, lake: Lake, recipe: BuildRecipe) -> LakeError:
+    """The error where latents that the recipe needs are not there, and how to make them."""
+    rate = latent_rate(recipe)
+    return LakeError(
+        f"{recipe.encoder} latents at rate {rate} are needed, and {what}",
+        str(lake.root),
+        f"run `wamloom encode --lake {lake.root.name} --encoder {recipe.encoder} --set rate={rate}`; leave out views "
+        "with views.slots, and episodes too short for a clip with --where",
+        "no_latents",
+    )
