@@ -17,7 +17,7 @@ from schemas.time import rate_text  # noqa: E402
 from validation import reading  # noqa: E402
 
 VERBS = (
-    *("sample", "ingest", "encode", "build", "verify", "report", "status", "show"),
+    *("sample", "ingest", "encode", "texts", "build", "verify", "report", "status", "show"),
     *("cards list", "cards show", "cards check", "cards new"),
     "tokens bench",
 )

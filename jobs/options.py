@@ -18,6 +18,7 @@ from schemas.recipes import (
     parse_toml,
     validate_model,
 )
+from schemas.text_recipe import TextRecipe
 from validation.check import check_gates
 
 
@@ -51,6 +52,17 @@ class EncodeOptions:
 
     lake: str
     recipe: EncodeRecipe
+    where: str
+    dry_run: bool
+    executor: ExecutorName
+
+
+@dataclass(frozen=True, slots=True)
+class TextsOptions:
+    """Of ``wamloom texts``."""
+
+    lake: str
+    recipe: TextRecipe
     where: str
     dry_run: bool
     executor: ExecutorName
