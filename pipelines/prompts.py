@@ -125,8 +125,8 @@ TEMPLATES = {
             "nvidia-cosmos/cosmos-predict2 examples/video2world_gr00t.py",
             "The robot arm is performing a task. A multi-view video shows that a robot {instruction}. The video is split into "
             "four views: The top-left view shows the robotic arm from the left side, the top-right view shows it from the right "
-            "side, the bottom-left view shows a first-person perspective from the robot's end-effector (gripper), and the bottom-right "
-            "view is a black screen (inactive view). The robot {instruction}",
+            "side, the bottom-left view shows a first-person perspective from the robot's end-effector (gripper), and the "
+            "bottom-right view is a black screen (inactive view). The robot {instruction}",
         ),
         Template(
             "motus_aloha",

@@ -267,7 +267,7 @@ class TransformerEncoder:
         except (*_BAD_MODEL, safetensors.SafetensorError) as error:
             first = str(error).strip().splitlines()[:1]
             told = first[0][:200] if first else type(error).__name__
-            raise LayoutError(f"is no {self._family.what}: {told}", where, AGAIN) from error
+            raise LayoutError(f"cannot be opened as {self._family.what}: {told}", where, AGAIN) from error
         optional = self._family.optional
         missing = [name for name in found["missing_keys"] if not (optional and name.startswith(optional))]
         if missing:
