@@ -292,8 +292,9 @@ class TransformerEncoder:
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """Without the library's bars and its tables of weights that we do not ask for."""
-    from transformers.utils import logging
+    from transformers.utils import logging as untyped
 
+    logging: Any = untyped
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -72,8 +72,8 @@ GOLDEN = {
         (
             "wave. This video contains concatenated views from multiple camera perspectives. The top row is from the "
             "wrist-mounted camera. The bottom row contains two horizontally concatenated third-person perspective views of the "
-            "scene from opposite sides, with the robot visible. The video is 2.0 seconds long and is of 15 FPS. This video is of 544x736 "
-            "resolution. IdleFrames: 0 out of 32.",
+            "scene from opposite sides, with the robot visible. The video is 2.0 seconds long and is of 15 FPS. This video is of "
+            "544x736 resolution. IdleFrames: 0 out of 32.",
         ),
     ),
     "cosmos3_wrist": ("wave", ("wave. This video is captured from a wrist-mounted camera.",)),
