@@ -195,7 +195,9 @@ def test_several_kinds_are_told_apart_and_missing_prompts_named(lake: Path) -> N
     many = [f"prompt {number}" for number in range(450)] + ["it's"]
     run_texts(lake, extra_prompts=tuple(many))
     opened.refresh()
-    assert list(embeddings_of(opened, many, "hashed", length=32)) != []
+    found = embeddings_of(opened, many, "hashed", length=32)
+    assert set(found) == set(many)
+    assert np.array_equal(found["it's"].values, Hashed(32, 64).encode(["it's"])[0][0])
 
 
 def test_verify_and_status_know_texts(lake: Path) -> None:
