@@ -20,12 +20,13 @@ $(STAMP): pyproject.toml constraints.txt .python-version .ci/setup
 	.ci/setup
 	@touch $@
 
-demo: $(STAMP) ## sample -> ingest -> encode -> build -> verify -> report, in ./demo
+demo: $(STAMP) ## sample -> ingest -> encode -> texts -> build -> verify -> report, in ./demo
 	rm -rf demo
 	$(BIN)/wamloom sample demo/recordings --layout rlds --episodes 3
 	$(BIN)/wamloom sample demo/recordings --layout lerobot_v3 --episodes 2 --seed 1
 	$(BIN)/wamloom ingest demo/recordings --lake demo/lake
 	$(BIN)/wamloom encode --lake demo/lake --encoder wavelet --set views.height_px=96 --set views.width_px=128
+	$(BIN)/wamloom texts --lake demo/lake --encoder hashed --template fastwam
 	$(BIN)/wamloom build --lake demo/lake --out demo/release --format lerobot_v3 webdataset parquet \
 	    --set content=both --set encoder=wavelet
 	$(BIN)/wamloom verify demo/lake
@@ -33,7 +34,7 @@ demo: $(STAMP) ## sample -> ingest -> encode -> build -> verify -> report, in ./
 	$(BIN)/wamloom report demo/lake --out demo/report.html
 	@printf '%s\n' '' 'What was made, in ./demo:' \
 	    '  recordings/   simulated recordings of two robots, in two source layouts' \
-	    '  lake/         every episode, judged, with its video as it came, and its latents' \
+	    '  lake/         every episode, judged, with its video as it came, its latents and its texts' \
 	    '  release/      LeRobot v3.0, WebDataset and Parquet of the same steps, with manifest.json' \
 	    '  report.html   what is in the lake and what is wrong with it: open it in a browser' '' \
 	    'Next, walk from a sample back to the recording it came from:' \

@@ -11,13 +11,14 @@ sys.path.insert(0, str(ROOT))
 
 from jobs.cli import exit_code_of, main  # noqa: E402
 from pipelines import cards, registry  # noqa: E402
+from pipelines.prompts import TEMPLATES  # noqa: E402
 from schemas import errors  # noqa: E402
 from schemas.findings import Rule  # noqa: E402
 from schemas.time import rate_text  # noqa: E402
 from validation import reading  # noqa: E402
 
 VERBS = (
-    *("sample", "ingest", "encode", "build", "verify", "report", "status", "show"),
+    *("sample", "ingest", "encode", "texts", "build", "verify", "report", "status", "show"),
     *("cards list", "cards show", "cards check", "cards new"),
     "tokens bench",
 )
@@ -72,6 +73,16 @@ def members(family: str) -> str:
         first = " ".join((module.__doc__ or "").split("\n\n")[0].split())
         rows.append(f"| `{name}` | {first} |")
     return "\n".join(["| name | what it is |", "| --- | --- |", *rows, ""])
+
+
+def templates() -> str:
+    """A table of the prompt templates, with what is done to the instruction before."""
+    rows = []
+    for one in TEMPLATES.values():
+        steps = ", ".join(f"`{step}`" for step in one.steps) or "none"
+        apart = f"; apart at `{one.split}`".replace("|", "\\|") if one.split else ""
+        rows.append(f"| `{one.label}` | {one.trainer} | {one.text} | {steps}{apart} | {one.source} |")
+    return "\n".join(["| template | of | sentence | steps | source |", "| --- | --- | --- | --- | --- |", *rows, ""])
 
 
 def shipped_cards() -> str:

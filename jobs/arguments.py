@@ -4,6 +4,10 @@ import argparse
 import errno
 from pathlib import Path
 
+from jobs.options import TextsOptions, read_recipe
+from pipelines import prompts, registry
+from schemas.text_recipe import TextRecipe
+
 
 def count(text: str) -> int:
     """A whole number from 1."""
@@ -64,3 +68,28 @@ def page_or_json(text: str) -> str:
     if Path(new_file(text)).suffix not in (".html", ".json"):
         raise argparse.ArgumentTypeError(f"{text!r} ends in neither .html nor .json, which say what to write")
     return text
+
+
+def add_texts(parser: argparse.ArgumentParser) -> None:
+    """What ``wamloom texts`` takes besides what other verbs take."""
+    known = ", ".join(registry.names("text_encoders"))
+    parser.add_argument("--encoder", metavar="NAME", help=f"{known} (default: the recipe's, hashed)")
+    parser.add_argument(
+        "--weights",
+        type=place,
+        metavar="PATH",
+        help="folder with the encoder's weights, or their id on the Hugging Face hub",
+    )
+    parser.add_argument(
+        "--template",
+        metavar="NAME",
+        help=f"{', '.join(prompts.TEMPLATES)}, or a sentence with {{instruction}} in it (default: the recipe's, plain)",
+    )
+    parser.add_argument("--where", default="", metavar="EXPR", help="only episodes for which this SQL filter holds")
+
+
+def texts_options(args: argparse.Namespace) -> TextsOptions:
+    """What ``wamloom texts`` was given. Raises RecipeError and UsageError."""
+    flags = {"encoder": args.encoder, "weights": args.weights, "template": args.template}
+    recipe = read_recipe(TextRecipe, args.recipe, args.set, flags)
+    return TextsOptions(args.lake, recipe, args.where, args.dry_run, args.executor)

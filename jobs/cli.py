@@ -111,6 +111,13 @@ def make_parser() -> argparse.ArgumentParser:
     _dry_run(encode)
     _executor(encode)
 
+    texts = _verb(verbs, "texts", "turn the lake's instructions into embeddings, each computed once", _texts)
+    _lake(texts)
+    arguments.add_texts(texts)
+    _recipe(texts)
+    _dry_run(texts)
+    _executor(texts)
+
     build = _verb(verbs, "build", "write a release that trainers read with their own loaders", _build)
     _lake(build)
     build.add_argument(
@@ -281,6 +288,10 @@ def _encode(args: argparse.Namespace) -> Answer:
     flags = {"encoder": args.encoder, "weights": args.weights, "views": read_views(args.views)}
     recipe = read_recipe(EncodeRecipe, args.recipe, args.set, flags)
     return _run("encode", options.EncodeOptions(args.lake, recipe, args.where, args.dry_run, args.executor))
+
+
+def _texts(args: argparse.Namespace) -> Answer:
+    return _run("texts", arguments.texts_options(args))
 
 
 def _build(args: argparse.Namespace) -> Answer:

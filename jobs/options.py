@@ -18,6 +18,7 @@ from schemas.recipes import (
     parse_toml,
     validate_model,
 )
+from schemas.text_recipe import TextRecipe
 from validation.check import check_gates
 
 
@@ -68,6 +69,17 @@ class ViewsOptions:
     out: str = ""
     frames: int = 6
     dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextsOptions:
+    """Of ``wamloom texts``."""
+
+    lake: str
+    recipe: TextRecipe
+    where: str
+    dry_run: bool
+    executor: ExecutorName
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from pipelines.look import lake_status
 
 
 def run(options: StatusOptions) -> Answer:
-    """Counts by data set, outcome and reason, and latents by encoder."""
+    """Counts by data set, outcome and reason, latents and texts by encoder."""
     status = lake_status(Lake.open(options.lake))
     lines = [
         f"{status['episodes']} recordings found in {status['places']} places: {status['kept']} kept, "
@@ -22,5 +22,10 @@ def run(options: StatusOptions) -> Answer:
     lines += [f"  reason {reason}: {count}" for reason, count in status["reasons"].items()]
     lines += [
         f"  latents: {entry['clips']} clips by {entry['encoder']} at {entry['rate']}" for entry in status["latents"]
+    ]
+    lines += [
+        f"  texts: {entry['prompts']} prompts by {entry['encoder']} of length {entry['length']}, "
+        f"encoder {entry['encoder_fingerprint'][:12]}"
+        for entry in status["texts"]
     ]
     return Answer(status, lines)

@@ -17,7 +17,7 @@ _OUTCOMES = ("kept", "rejected", "failed")
 
 
 def lake_status(lake: Lake) -> dict[str, Any]:
-    """Counts of the lake by data set, outcome and reason, and of its latents by encoder. Plain values."""
+    """Counts of the lake by data set, outcome and reason, of its latents and its texts by encoder. Plain values."""
     rows = pl.DataFrame(
         pl.from_arrow(
             lake.table("episodes").to_table(
@@ -36,6 +36,8 @@ def lake_status(lake: Lake) -> dict[str, Any]:
     )
     reasons = rows.filter(~kept).group_by("reason").len("count")
     latents = pl.DataFrame(pl.from_arrow(lake.table("latents").to_table(columns=["encoder", "rate"])))
+    kinds = ["encoder", "encoder_fingerprint", "length", "dtype"]
+    texts = pl.DataFrame(pl.from_arrow(lake.table("texts").to_table(columns=kinds)))
     return {
         "lake": str(lake.root),
         "versions": lake.versions(),
@@ -46,6 +48,7 @@ def lake_status(lake: Lake) -> dict[str, Any]:
         "reasons": {row["reason"]: row["count"] for row in reasons.sort("reason").to_dicts()},
         "datasets": {row.pop("dataset"): row for row in datasets.sort("dataset").to_dicts()},
         "latents": latents.group_by("encoder", "rate").len("clips").sort("encoder", "rate").to_dicts(),
+        "texts": texts.group_by(kinds).len("prompts").sort(kinds).to_dicts(),
     }
 
 

@@ -13,6 +13,7 @@ from schemas.embodiment import ViewSlot
 from schemas.errors import RecipeError
 from schemas.findings import Severity
 from schemas.fingerprint import fingerprint
+from schemas.text_recipe import TextRecipe
 from schemas.time import parse_rate, parse_seconds, rate_text
 
 
@@ -260,7 +261,7 @@ class BuildRecipe(_Frozen):
         return self
 
 
-Recipe = IngestRecipe | EncodeRecipe | BuildRecipe
+Recipe = IngestRecipe | EncodeRecipe | BuildRecipe | TextRecipe
 
 
 def load_recipe[R: Recipe](kind: type[R], text: str, where: str, overrides: dict[str, Any] | None = None) -> R:

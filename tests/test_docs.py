@@ -13,6 +13,7 @@ import yaml
 
 from jobs.cli import main
 from schemas.recipes import BuildRecipe, EncodeRecipe, IngestRecipe, Recipe, load_recipe
+from schemas.text_recipe import TextRecipe
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,7 +47,19 @@ def test_commands_run_in_order(
 
 def test_readme_has_an_example_of_every_verb() -> None:
     shown = {command[1] for command in _commands(ROOT / "README.md")}
-    assert shown == {"sample", "ingest", "cards", "encode", "tokens", "build", "verify", "report", "status", "show"}
+    assert shown == {
+        "sample",
+        "ingest",
+        "cards",
+        "encode",
+        "texts",
+        "tokens",
+        "build",
+        "verify",
+        "report",
+        "status",
+        "show",
+    }
 
 
 def _keys(model: Any, prefix: str = "") -> set[str]:
@@ -70,7 +83,9 @@ def _shown(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("verb", "kind"), [("ingest", IngestRecipe), ("encode", EncodeRecipe), ("build", BuildRecipe)], ids=str
+    ("verb", "kind"),
+    [("ingest", IngestRecipe), ("encode", EncodeRecipe), ("texts", TextRecipe), ("build", BuildRecipe)],
+    ids=str,
 )
 def test_recipe_file_shows_every_choice_with_its_default(verb: str, kind: type[Recipe]) -> None:
     file = ROOT / "jobs" / "recipes" / f"{verb}.toml"
