@@ -100,6 +100,9 @@ class VerifyOptions:
     target: str
     lake: str | None = None
     readers: bool = False
+    latents: int = 0
+    """Clips to decode back, of the encoder and views of ``recipe``; 0: none."""
+    recipe: EncodeRecipe = field(default_factory=EncodeRecipe)
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,16 @@ def make_parser() -> argparse.ArgumentParser:
     _target(verify)
     verify.add_argument("--lake", metavar="LAKE", help="check a release's alignment against the lake it was built from")
     verify.add_argument("--readers", action="store_true", help="also open a release with its users' own libraries")
+    verify.add_argument(
+        "--latents",
+        type=arguments.count,
+        default=0,
+        metavar="N",
+        help="of a lake: decode N clips back with the encoder and views of a recipe, and compare with their frames",
+    )
+    verify.add_argument("--encoder", metavar="NAME", help="for --latents (default: the recipe's, wavelet)")
+    verify.add_argument("--weights", type=arguments.place, metavar="PATH", help="for --latents: the encoder's weights")
+    _recipe(verify)
 
     report = _verb(verbs, "report", "write one HTML page: what is in the data and what is wrong with it", _report)
     _target(report)
@@ -302,7 +312,8 @@ def _build(args: argparse.Namespace) -> Answer:
 
 
 def _verify(args: argparse.Namespace) -> Answer:
-    return _run("verify", options.VerifyOptions(args.target, args.lake, args.readers))
+    recipe = read_recipe(EncodeRecipe, args.recipe, args.set, {"encoder": args.encoder, "weights": args.weights})
+    return _run("verify", options.VerifyOptions(args.target, args.lake, args.readers, args.latents, recipe))
 
 
 def _report(args: argparse.Namespace) -> Answer:

@@ -12,18 +12,17 @@ import pyarrow as pa
 
 from pipelines import registry
 from pipelines.ahead import ahead
+from pipelines.clip_reader import ClipReader
 from pipelines.clips import ClipSource, EncoderShape, areas_of
 from pipelines.encoders import Encoder
 from pipelines.frame_encoder import FrameEncoder
 from pipelines.lake import Lake
 from pipelines.rows import Row, row_sha256
 from pipelines.storage import file_record, fsync_file, fsync_folder, writing
-from pipelines.video import VideoTools
-from pipelines.views import canvas_plan, check_tiles
 from schemas.errors import LayoutError, WamloomError
 from schemas.fingerprint import array_sha256
 from schemas.latent import ClipPlan
-from schemas.recipes import EncodeRecipe, ViewsRecipe
+from schemas.recipes import EncodeRecipe
 from schemas.tables import LATENTS
 from schemas.work import Outcome, UnitResult, WorkUnit
 
@@ -92,8 +91,8 @@ class EncodeWorker:
         self._staging = Path(staging)
         self._recipe = recipe
         self._encoder = load_encoder(recipe)
-        self._canvas = canvas_plan(recipe.views)
-        self._video = VideoTools(recipe.limits)
+        self._reader = ClipReader(self._lake, recipe)
+        self._canvas = self._reader.canvas
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
         """Encodes the unit."""
@@ -139,7 +138,7 @@ class EncodeWorker:
 
     def close(self) -> None:
         """Ends the decoding child."""
-        self._video.close()
+        self._reader.close()
 
     def calibrate(self, units: Sequence[WorkUnit], seconds: float = CALIBRATION_S) -> float | None:
         """Seconds that a pixel takes here, decoded and encoded, by the first clips of ``units``; None where there is none.
@@ -185,29 +184,11 @@ class EncodeWorker:
             for clip in work.clips:
                 if failed is None:
                     try:
-                        yield _Pixels(work, clip, self._parts(work, clip))
+                        yield _Pixels(work, clip, self._reader.parts(work, clip))
                         continue
                     except WamloomError as error:
                         failed = error
                 yield _Pixels(work, clip, error=failed)
-
-    def _parts(self, work: ClipSource, clip: ClipPlan) -> tuple[np.ndarray, ...]:
-        if self._canvas is None:
-            ((slot, _),) = work.views
-            frames = self._frames(work, slot, clip.frame_ids, self._recipe.views)
-            return (frames,)
-        areas = areas_of(self._canvas, work)
-        tiles = [
-            self._frames(work, area.slot, ids, area.views) for area, (_, ids) in zip(areas, clip.tiles, strict=True)
-        ]
-        check_tiles(tiles, work.where)
-        return tuple(tiles) if self._canvas.joins_latents else (self._canvas.picture(areas, tiles),)
-
-    def _frames(self, work: ClipSource, slot: str, frame_ids: Sequence[int], views: ViewsRecipe) -> np.ndarray:
-        view = self._lake.video(work.episode_id, slot, dict(work.views)[slot])
-        where = f"episode {work.episode_id[:12]} view {slot}"
-        chunks = list(self._video.decode(view, where, np.asarray(frame_ids, dtype=np.int64), views))
-        return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
     def _batches(self, clips: Iterator[_Pixels]) -> Iterator[list[_Pixels]]:
         """Neighbours of one shape, as many as the recipe allows and as fit into the memory of a unit; failed ones alone."""

@@ -1,5 +1,6 @@
 """The verify line: is what lies there what was written? Hashes, counts, alignment; for a lake and for a release."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from pipelines.formats import Format
 from pipelines.lake import Lake
 from pipelines.numbers import numbers_of
 from pipelines.release import LINEAGE, damaged_files, read_manifest
-from pipelines.rows import row_sha256, view_of
+from pipelines.rows import Row, row_sha256, view_of
 from pipelines.storage import inside
 from pipelines.views import shown_views
+from pipelines.windows import is_clip_length, num_latent_frames
 from schemas.errors import LakeError, ReleaseError, WamloomError
 from schemas.fingerprint import bytes_sha256
 from schemas.recipes import BuildRecipe, validate_model
@@ -77,9 +79,26 @@ def _table_problems(lake: Lake, table: str, checked: Counter[str]) -> Iterator[P
                 yield from _video_problems(lake, row, checked)
             elif bytes_sha256(row.column("data")[0].as_py()) != row.column("data_sha256")[0].as_py():
                 yield Problem(where, "the data is not as it was written: its hash is another")
+            elif table == "latents":
+                yield from (Problem(where, message) for message in latent_problems(row.to_pylist()[0]))
     for key, count in sorted(seen.items()):
         if count > 1:
             yield Problem(f"{lake.root / table}.lance {key[:12]}", f"the key is there {count} times")
+
+
+def latent_problems(row: Row) -> Iterator[str]:
+    """What is wrong with a row of latents by itself: its shape, its number of latent frames, its values."""
+    shape, dtype = row["shape"], np.dtype(row["dtype"])
+    if len(row["data"]) != math.prod(shape) * dtype.itemsize or len(shape) != 4:
+        yield f"{len(row['data'])} bytes are not {'x'.join(map(str, shape))} values of {dtype.itemsize} bytes"
+        return
+    frames, leading, stride = len(row["frame_ids"]), row["leading_frames"], row["temporal_stride"]
+    if not is_clip_length(frames, leading, stride) or shape[0] != num_latent_frames(frames, leading, stride):
+        yield f"{shape[0]} latent frames of {frames} frames, {leading} + {stride} * k of which make 1 + k"
+    if len(row["times_ns"]) != frames or any(len(tile["frame_ids"]) != frames for tile in row["tiles"] or []):
+        yield f"its times or tiles are not of {frames} frames"
+    if not np.isfinite(np.frombuffer(row["data"], dtype)).all():
+        yield "its values are not all finite"
 
 
 def _video_problems(lake: Lake, row: pa.RecordBatch, checked: Counter[str]) -> Iterator[Problem]:

@@ -1,0 +1,47 @@
+"""The pixels of latent clips, as the encoder sees them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipelines.clips import ClipSource, areas_of
+from pipelines.lake import Lake
+from pipelines.video import VideoTools
+from pipelines.views import canvas_plan, check_tiles
+from schemas.latent import ClipPlan
+from schemas.recipes import EncodeRecipe, ViewsRecipe
+
+
+class ClipReader:
+    """Decodes the frames of clips by one recipe; to be closed."""
+
+    def __init__(self, lake: Lake, recipe: EncodeRecipe) -> None:
+        self._lake = lake
+        self._views = recipe.views
+        self.canvas = canvas_plan(recipe.views)
+        self._video = VideoTools(recipe.limits)
+
+    def close(self) -> None:
+        """Ends the decoding child."""
+        self._video.close()
+
+    def parts(self, work: ClipSource, clip: ClipPlan) -> tuple[np.ndarray, ...]:
+        """uint8 [F, h, w, 3]: what the encoder is given, one picture a frame; one for each tile where latents are joined.
+
+        Raises DecodeError or LakeError where a view cannot be read.
+        """
+        if self.canvas is None:
+            ((slot, _),) = work.views
+            return (self._frames(work, slot, clip.frame_ids, self._views),)
+        areas = areas_of(self.canvas, work)
+        tiles = [
+            self._frames(work, area.slot, ids, area.views) for area, (_, ids) in zip(areas, clip.tiles, strict=True)
+        ]
+        check_tiles(tiles, work.where)
+        return tuple(tiles) if self.canvas.joins_latents else (self.canvas.picture(areas, tiles),)
+
+    def _frames(self, work: ClipSource, slot: str, frame_ids: Sequence[int], views: ViewsRecipe) -> np.ndarray:
+        view = self._lake.video(work.episode_id, slot, dict(work.views)[slot])
+        where = f"episode {work.episode_id[:12]} view {slot}"
+        chunks = list(self._video.decode(view, where, np.asarray(frame_ids, dtype=np.int64), views))
+        return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
