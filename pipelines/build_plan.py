@@ -14,6 +14,7 @@ from pipelines import registry
 from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
 from pipelines.build_stats import (
+    GivenStatistics,
     GroupGathering,
     GroupStatistics,
     chunk_layout,
@@ -25,7 +26,7 @@ from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, check_rate, instruction_runs, numbers_of
 from pipelines.rows import StoredEpisode
-from pipelines.selection import chunks_of, kept_ids, stored_episodes
+from pipelines.selection import action_plan_of, chunks_of, kept_ids, stored_episodes
 from pipelines.tokenizers import Tokenizer, check_offset
 from pipelines.views import target_size
 from pipelines.windows import Windows, plan_windows
@@ -52,6 +53,8 @@ class BuildPlan:
     """By episode id: location, key, licence."""
     statistics: Mapping[str, tuple[ActionPlan, GroupStatistics]]
     """By name of the group."""
+    notes: tuple[str, ...] = ()
+    """What of the recipe does not do what it may be thought to do."""
 
     def fingerprint(self, recipe: BuildRecipe, version: str) -> str:
         """Identity of the release: same recipe, lake content and version give the same bytes."""
@@ -113,6 +116,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))
     members: dict[tuple[Any, ...], list[_Member]] = {}
     gathered: dict[tuple[Any, ...], GroupGathering] = {}
+    given: dict[tuple[Any, ...], GivenStatistics | None] = {}
     examples: dict[tuple[Any, ...], StoredEpisode] = {}
     sources: dict[str, tuple[str, str, str]] = {}
     dropped: list[Outcome] = []
@@ -124,7 +128,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         absent = [slot for slot in slots if slot not in episode.views]
         if absent:
             dropped.append(
-                Outcome(episode.episode_id, "rejected", "missing_view", f"has no view {absent[0]}", episode.location)
+                Outcome(episode.episode_id, "rejected", "missing_view", _no_view(episode, absent[0]), episode.location)
             )
             continue
         if latents is not None:
@@ -152,7 +156,9 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         if not episode.embodiment.action:
             raise _no_action(episode)
         if key not in gathered:
-            gathered[key] = GroupGathering(recipe, _action_plan(episode, recipe))
+            plan = action_plan_of(episode, recipe)
+            gathered[key] = GroupGathering(recipe, plan)
+            given[key] = None if recipe.stats_from is None else given_statistics(recipe.stats_from, plan, recipe)
         chunks = ActionChunks.of(gathered[key].plan, numbers, windows, recipe.horizon)
         try:
             chunks.check()
@@ -182,14 +188,17 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             f"every matching episode was dropped: {dropped[0].message}", str(lake.root), "change the recipe", "empty"
         )
     planned = []
+    notes: list[str] = []
     statistics: dict[str, tuple[ActionPlan, GroupStatistics]] = {}
     names: dict[str, int] = {}
     for key in sorted(members, key=str):
         names[key[0]] = names.get(key[0], 0) + 1
         name = key[0] if names[key[0]] == 1 else f"{key[0]}_{names[key[0]]}"
         found = gathered[key].statistics([member.episode_id for member in members[key]])
-        statistics[name] = (gathered[key].plan, found)
-        planned.append(_plan_group(name, key, members[key], gathered[key].plan, found, examples[key], recipe))
+        plan = gathered[key].plan
+        statistics[name] = (plan, found)
+        planned.append(_plan_group(name, key, members[key], plan, found, given[key], examples[key], recipe))
+        notes += _notes(name, key[2], plan, given[key], recipe)
     units = [unit for group, episodes in planned for unit in _units(group, episodes, recipe, version, inputs, latents)]
     _try_formats(units, recipe)
     used = {episode.episode_id for _, episodes in planned for episode in episodes}
@@ -203,10 +212,29 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         latents,
         sources,
         statistics,
+        tuple(notes),
     )
     for group in whole.groups:
         whole.statistics_of(group, recipe)  # so that a form which does not suit the recipe is told before any work
     return whole
+
+
+def _no_view(episode: StoredEpisode, slot: str) -> str:
+    others = ", ".join(sorted(episode.views))
+    return f"has no view {slot}, only {others}" if others else f"has no view {slot}, nor any other"
+
+
+def _notes(
+    group: str, rate: str, plan: ActionPlan, given: GivenStatistics | None, recipe: BuildRecipe
+) -> Sequence[str]:
+    idle = [
+        f"actions.{key} changes nothing of {group}, with its parts and this reference" for key in plan.without_effect
+    ]
+    other = given.differences(plan, rate, recipe.horizon) if given else []
+    return [
+        *idle,
+        *(f"{recipe.stats_from} was made with {one}; relative actions are of another size there" for one in other),
+    ]
 
 
 def _instruction(episode: StoredEpisode) -> str:
@@ -260,25 +288,16 @@ def _no_action(episode: StoredEpisode) -> RecipeError:
     )
 
 
-def _action_plan(episode: StoredEpisode, recipe: BuildRecipe) -> ActionPlan:
-    try:
-        return ActionPlan.of(episode.embodiment, recipe.actions)
-    except RecipeError as error:
-        others = f"leave these episodes out with --where \"embodiment != '{episode.embodiment.name}'\""
-        hint = f"{error.hint}; or {others}" if error.hint else others
-        raise RecipeError(error.message, f"actions.{error.where}", hint, error.reason) from error
-
-
 def _plan_group(
     name: str,
     key: tuple[Any, ...],
     members: list[_Member],
     plan: ActionPlan,
     found: GroupStatistics,
+    given: GivenStatistics | None,
     example: StoredEpisode,
     recipe: BuildRecipe,
 ) -> tuple[GroupPlan, tuple[EpisodePlan, ...]]:
-    given = None if recipe.stats_from is None else given_statistics(recipe.stats_from, plan, recipe)
     layout = chunk_layout(plan, given.chunks if given else found.chunks, recipe)
     tokenizer_json = None
     if recipe.tokenizer is not None and any(member.num_samples for member in members):

@@ -20,7 +20,7 @@ from pipelines.stats_export import (
     gigaworld_norm_stats,
     openpi_norm_stats,
 )
-from schemas.errors import LayoutError, RecipeError, WamloomError
+from schemas.errors import FingerprintMismatch, LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe, StatisticsForm
 
@@ -103,8 +103,10 @@ class GroupGathering:
         if name == "proprio" and not self.plan.embodiment.proprio:
             return sketch(np.zeros((1, 0)), np.ones(1, dtype=bool)).stats()
         found = self._steps[name].sketch()
-        if found is None:
-            raise LayoutError("no valid rows to take statistics of", hint="is everything masked, or left out?")
+        if found is None or not found.overall.count:
+            where = "segments" if self._recipe.segments.is_set else "where"
+            hint = "is every step left out by segments.skip or segments.within, or without a measurement?"
+            raise RecipeError(f"no step counts, to take statistics of the {name}", where, hint)
         return found.overall.stats()
 
 
@@ -122,6 +124,21 @@ class GivenStatistics:
     chunks: ChunkStats
     action: Stats
     proprio: Stats
+    made_with: Mapping[str, str]
+    """``rate`` and ``horizon`` of the build that they are of, as text."""
+
+    def differences(self, plan: ActionPlan, rate: str, horizon: int) -> list[str]:
+        """What of the build that they are of makes relative chunks larger or smaller than those of this one."""
+        reference = plan.recipe.reference
+        here = {
+            **({"rate": rate} if reference in ("chunk_start", "segment_start", "framewise") else {}),
+            **({"horizon": str(horizon)} if reference == "chunk_start" else {}),
+        }
+        return [
+            f"{name} {self.made_with[name]}, not {value}"
+            for name, value in here.items()
+            if self.made_with[name] != value
+        ]
 
 
 def given_statistics(path: str, plan: ActionPlan, recipe: BuildRecipe) -> GivenStatistics:
@@ -130,6 +147,8 @@ def given_statistics(path: str, plan: ActionPlan, recipe: BuildRecipe) -> GivenS
     Raises FingerprintMismatch where they are of other quantities and says which, RecipeError where the file is none.
     """
     hint = "give the statistics.json that lies in stats/<group> of a release"
+    if not Path(path).is_file():
+        raise RecipeError("there is no such file", path, hint)
     try:
         if Path(path).stat().st_size > MAX_FILE_BYTES:
             raise RecipeError(f"larger than {MAX_FILE_BYTES} bytes", path, hint)
@@ -139,13 +158,19 @@ def given_statistics(path: str, plan: ActionPlan, recipe: BuildRecipe) -> GivenS
         of = StatsOf(**{key: str(value) for key, value in plain["of"].items()})
         steps = tuple(_stats(step) for step in plain["chunks"]["steps"])
         chunks = ChunkStats(of, _stats(plain["chunks"]["overall"]), steps)
-        given = GivenStatistics(chunks, _stats(plain["action"]["stats"]), _stats(plain["proprio"]["stats"]))
-        require_same(of, StatsOf.of_plan(plan, ""))
+        made_with = {name: str(plain[name]) for name in ("rate", "horizon")}
+        given = GivenStatistics(chunks, _stats(plain["action"]["stats"]), _stats(plain["proprio"]["stats"]), made_with)
+        robot = str(plain["robot"])
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, LayoutError) as error:
         raise RecipeError(f"not statistics of a build: {error}", path, hint) from error
+    try:
+        require_same(of, StatsOf.of_plan(plan, ""))
+    except FingerprintMismatch as error:
+        whose = "" if robot == plan.embodiment.name else f"; they are of {robot}, not {plan.embodiment.name}"
+        raise FingerprintMismatch(error.message + whose, path, error.hint) from error
     widths = {len(one.mean) for one in (chunks.overall, *steps)}
-    robot = (len(plan.embodiment.action), len(plan.embodiment.proprio))
-    if widths != {plan.width} or (len(given.action.mean), len(given.proprio.mean)) != robot:
+    recorded = (len(plan.embodiment.action), len(plan.embodiment.proprio))
+    if widths != {plan.width} or (len(given.action.mean), len(given.proprio.mean)) != recorded:
         raise RecipeError("the statistics do not have as many channels as the robot", path, hint)
     if recipe.normalize_by == "step" and len(steps) != recipe.horizon:
         raise RecipeError(

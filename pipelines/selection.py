@@ -6,10 +6,12 @@ from typing import Protocol
 import numpy as np
 
 from pipelines.action_chunks import ActionChunks
+from pipelines.action_plan import ActionPlan
 from pipelines.lake import Lake, quoted
 from pipelines.rows import META_COLUMNS, StoredEpisode, stored_episode
 from pipelines.versions import superseded
-from schemas.errors import LakeError
+from schemas.errors import LakeError, RecipeError
+from schemas.recipes import BuildRecipe
 
 MAX_FIT_NUMBERS = 1 << 25
 """Of the actions that a tokenizer is fitted to, to bound memory."""
@@ -52,6 +54,16 @@ def stored_episodes(lake: Lake, episode_ids: Sequence[str], batch: int = 64) -> 
         found = {row["episode_id"]: row for row in lake.rows("episodes", META_COLUMNS, f"episode_id in ({wanted})")}
         for episode_id in part:
             yield stored_episode(found[episode_id])
+
+
+def action_plan_of(episode: StoredEpisode, recipe: BuildRecipe) -> ActionPlan:
+    """How chunks of an episode's robot are written. Raises RecipeError that names the key, and the way round this robot."""
+    try:
+        return ActionPlan.of(episode.embodiment, recipe.actions)
+    except RecipeError as error:
+        others = f"leave these episodes out with --where \"embodiment != '{episode.embodiment.name}'\""
+        hint = f"{error.hint}; or {others}" if error.hint else others
+        raise RecipeError(error.message, f"actions.{error.where}", hint, error.reason) from error
 
 
 def chosen_starts(

@@ -19,7 +19,7 @@ from pipelines.build_stats import GroupGathering, chunk_layout
 from pipelines.holdout import families, held_out
 from pipelines.lake import Lake
 from pipelines.numbers import check_rate, numbers_of
-from pipelines.selection import chosen_starts, chunks_of, kept_ids, stored_episodes
+from pipelines.selection import action_plan_of, chosen_starts, chunks_of, kept_ids, stored_episodes
 from pipelines.token_errors import errors_by_quantity, wrapped_chunks
 from pipelines.tokenizers import Tokenizer, check_offset
 from pipelines.twins import twin_pairs
@@ -177,7 +177,7 @@ def _recorded(
         check_rate(recipe.rate, episode.control_rate, episode.dataset)
         numbers = numbers_of(episode, recipe.rate, slots)
         windows = plan_windows(numbers.times_ns, episode.segments, slots, recipe)
-        plan = ActionPlan.of(episode.embodiment, recipe.actions)
+        plan = action_plan_of(episode, recipe)
         chunks = ActionChunks.of(plan, numbers, windows, recipe.horizon).in_float32()
         try:
             chunks.check()
