@@ -1,5 +1,6 @@
 """``wamloom build``: a release that trainers read, whole or not at all."""
 
+from collections import Counter
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -10,7 +11,9 @@ from jobs.options import Answer, BuildOptions
 from jobs.run import run_units
 from pipelines.build_plan import BuildPlan, plan_build
 from pipelines.build_publish import publish_build
+from pipelines.formats import describe_group
 from pipelines.lake import Lake
+from pipelines.look import told_chunks
 from pipelines.release import check_target, open_staging, read_manifest
 from pipelines.storage import writing
 from schemas.errors import AlreadyPublished, UnitLost
@@ -48,8 +51,8 @@ def run(options: BuildOptions) -> Answer:
             with writing(staging.root):
                 manifest = publish_build(staging, plan, recipe, ours, {name: version(name) for name in _PACKAGES})
     except AlreadyPublished:
-        return _answer(options, read_manifest(out), 0.0, already=True)
-    return _answer(options, manifest, facts.seconds, already=False)
+        return _answer(options, plan, read_manifest(out), 0.0, already=True)
+    return _answer(options, plan, manifest, facts.seconds, already=False)
 
 
 def _stop_if_lost(result: UnitResult) -> None:
@@ -81,16 +84,24 @@ def _planned(options: BuildOptions, plan: BuildPlan) -> Answer:
         "units": len(plan.units),
         "groups": [group.name for group in plan.groups],
     }
-    return Answer(
-        values,
-        [
-            f"would write {values['episodes']} episodes ({plan.num_steps} steps) in {len(plan.groups)} groups as "
-            f"{', '.join(options.recipe.formats)} to {options.out}"
-        ],
-    )
+    lines = [
+        f"would write {values['episodes']} episodes ({plan.num_steps} steps, {plan.num_samples} samples) in "
+        f"{len(plan.groups)} groups as {', '.join(options.recipe.formats)} to {options.out}"
+    ]
+    for group in plan.groups:
+        lines += [
+            f"  {group.name}: {group.robot} at {group.rate} Hz, {group.num_episodes} episodes, {group.num_steps} steps, "
+            f"views {', '.join(slot for slot, _, _ in group.views) or 'none'}",
+            f"    {told_chunks(describe_group(group, options.recipe))}",
+        ]
+    dropped = Counter(outcome.message for outcome in plan.dropped if not outcome.numbers)
+    warnings = [*plan.notes, *(f"{count} episodes would be dropped: {why}" for why, count in dropped.most_common())]
+    if values["windows_left_out"]:
+        warnings.append(f"{values['windows_left_out']} windows would be left out for their segments")
+    return Answer(values, lines, 0, warnings)
 
 
-def _answer(options: BuildOptions, manifest: dict[str, Any], seconds: float, already: bool) -> Answer:
+def _answer(options: BuildOptions, plan: BuildPlan, manifest: dict[str, Any], seconds: float, already: bool) -> Answer:
     counts = manifest["counts"]
     samples = {name: sum(group["samples"] for group in groups.values()) for name, groups in counts.items()}
     episodes = sum(len(group["episodes"]) for group in manifest["groups"])
@@ -118,7 +129,9 @@ def _answer(options: BuildOptions, manifest: dict[str, Any], seconds: float, alr
         f"({values['bytes'] / 1e6:.1f} MB)",
         *(f"  {name}: {number} samples in {', '.join(sorted(counts[name]))}" for name, number in samples.items()),
     ]
-    warnings = [f"{values['dropped']} episodes were dropped; the manifest says why"] if values["dropped"] else []
+    warnings = list(plan.notes)
+    if values["dropped"]:
+        warnings.append(f"{values['dropped']} episodes were dropped; the manifest says why")
     if values["windows_left_out"]:
         warnings.append(f"{values['windows_left_out']} windows were left out for their segments; the manifest says why")
     return Answer(values, lines, 0, warnings)

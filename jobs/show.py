@@ -40,11 +40,12 @@ def run(options: ShowOptions) -> Answer:
         return Answer(sample, json.dumps(sample, indent=2, ensure_ascii=False).splitlines())
     release = show_release(Path(options.target))
     lines = [f"release {options.target}: {release['files']} files, {release['bytes'] / 1e6:.1f} MB"]
-    lines += [
-        f"  {group['name']}: {group['robot']} at {group['rate']} Hz, {group['episodes']} episodes, {group['steps']} steps, "
-        f"views {', '.join(view['slot'] for view in group['views']) or 'none'}"
-        for group in release["groups"]
-    ]
+    for group in release["groups"]:
+        lines += [
+            f"  {group['name']}: {group['robot']} at {group['rate']} Hz, {group['episodes']} episodes, {group['steps']} steps, "
+            f"views {', '.join(view['slot'] for view in group['views']) or 'none'}",
+            f"    {group['chunks']}",
+        ]
     lines += [
         f"  format {name}: {sum(g['samples'] for g in groups.values())} samples"
         for name, groups in release["counts"].items()

@@ -134,6 +134,21 @@ class ActionPlan:
         return fingerprint("ActionPlan", recipe, self.width, self.indices, self.kept, *maps)
 
     @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Keys of the recipe that ask for something and change nothing, since no used part of this robot is of that kind."""
+        recipe = self.recipe
+        used = [p for p in Vector.of(self.embodiment, recipe.source).parts if set(p.channels) <= set(self.kept)]
+        turns, grips = any(part.rotation for part in used), any(part.kind == "gripper" for part in used)
+        asked = {
+            "base": recipe.base != "state" and not self.needs_base,
+            "frame": recipe.frame != "base" and not (turns and self.needs_base),
+            "rotation": recipe.rotation is not None and not turns,
+            "gripper": recipe.gripper not in (None, "recorded") and not grips,
+            "gripper_reference": recipe.gripper_reference == "relative" and not grips,
+        }
+        return tuple(key for key, idle in asked.items() if idle)
+
+    @property
     def as_recorded(self) -> bool:
         """Whether chunks are rows of the robot's own vector, unchanged."""
         return self.recipe == ActionRecipe()

@@ -15,6 +15,7 @@ from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
 from pipelines.build_latents import choose_latents, no_latents
 from pipelines.build_stats import (
+    GivenStatistics,
     GroupGathering,
     GroupStatistics,
     chunk_layout,
@@ -53,6 +54,8 @@ class BuildPlan:
     """By episode id: location, key, licence."""
     statistics: Mapping[str, tuple[ActionPlan, GroupStatistics]]
     """By name of the group."""
+    notes: tuple[str, ...] = ()
+    """What of the recipe does not do what it may be thought to do."""
 
     def fingerprint(self, recipe: BuildRecipe, version: str) -> str:
         """Identity of the release: same recipe, lake content and version give the same bytes."""
@@ -114,6 +117,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))
     members: dict[tuple[Any, ...], list[_Member]] = {}
     gathered: dict[tuple[Any, ...], GroupGathering] = {}
+    given: dict[tuple[Any, ...], GivenStatistics | None] = {}
     examples: dict[tuple[Any, ...], StoredEpisode] = {}
     sources: dict[str, tuple[str, str, str]] = {}
     dropped: list[Outcome] = []
@@ -126,7 +130,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         if shown.missing:
             dropped.append(
                 Outcome(
-                    episode.episode_id, "rejected", "missing_view", f"has no view {shown.missing}", episode.location
+                    episode.episode_id, "rejected", "missing_view", _no_view(episode, shown.missing), episode.location
                 )
             )
             continue
@@ -157,6 +161,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             plan = action_plan(episode, recipe)
             with telling(episode.embodiment.name, episode.dataset):
                 gathered[key] = GroupGathering(recipe, plan)
+                given[key] = None if recipe.stats_from is None else given_statistics(recipe.stats_from, plan, recipe)
         chunks = ActionChunks.of(gathered[key].plan, numbers, windows, recipe.horizon)
         try:
             chunks.check()
@@ -186,13 +191,16 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         why = dropped[0].message if dropped else "all their steps lie in gaps"
         raise LakeError(f"every matching episode was dropped: {why}", str(lake.root), "change the recipe", "empty")
     planned = []
+    notes: list[str] = []
     statistics: dict[str, tuple[ActionPlan, GroupStatistics]] = {}
     keys = sorted(members, key=str)
     for name, key in zip(_names([key[0] for key in keys]), keys, strict=True):
+        plan = gathered[key].plan
         with telling(examples[key].embodiment.name, key[0]):
             found = gathered[key].statistics([member.episode_id for member in members[key]])
-            statistics[name] = (gathered[key].plan, found)
-            planned.append(_plan_group(name, key, members[key], gathered[key].plan, found, examples[key], recipe))
+            statistics[name] = (plan, found)
+            planned.append(_plan_group(name, key, members[key], plan, found, given[key], examples[key], recipe))
+        notes += _notes(name, key[2], plan, given[key], recipe)
     units = [unit for group, episodes in planned for unit in _units(group, episodes, recipe, version, inputs, latents)]
     _try_formats(units, recipe)
     used = {episode.episode_id for _, episodes in planned for episode in episodes}
@@ -206,6 +214,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         latents,
         sources,
         statistics,
+        tuple(notes),
     )
     for group in whole.groups:
         whole.statistics_of(group, recipe)  # so that a form which does not suit the recipe is told before any work
@@ -222,6 +231,24 @@ def _names(datasets: Sequence[str]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
+
+
+def _no_view(episode: StoredEpisode, slot: str) -> str:
+    others = ", ".join(sorted(episode.views))
+    return f"has no view {slot}, only {others}" if others else f"has no view {slot}, nor any other"
+
+
+def _notes(
+    group: str, rate: str, plan: ActionPlan, given: GivenStatistics | None, recipe: BuildRecipe
+) -> Sequence[str]:
+    idle = [
+        f"actions.{key} changes nothing of {group}, with its parts and this reference" for key in plan.without_effect
+    ]
+    other = given.differences(plan, rate, recipe.horizon) if given else []
+    return [
+        *idle,
+        *(f"{recipe.stats_from} was made with {one}; relative actions are of another size there" for one in other),
+    ]
 
 
 def _instruction(episode: StoredEpisode) -> str:
@@ -275,10 +302,10 @@ def _plan_group(
     members: list[_Member],
     plan: ActionPlan,
     found: GroupStatistics,
+    given: GivenStatistics | None,
     example: StoredEpisode,
     recipe: BuildRecipe,
 ) -> tuple[GroupPlan, tuple[EpisodePlan, ...]]:
-    given = None if recipe.stats_from is None else given_statistics(recipe.stats_from, plan, recipe)
     layout = chunk_layout(plan, given.chunks if given else found.chunks, recipe)
     tokenizer_json = None
     if recipe.tokenizer is not None and any(member.num_samples for member in members):

@@ -129,8 +129,9 @@ class GroupGathering:
             return sketch(np.zeros((1, 0)), np.ones(1, dtype=bool)).stats()
         found = self._steps[name].sketch()
         if found is None or not found.overall.count:
-            message = "no valid rows to take statistics of: every step is masked, or left out by segments"
-            raise LayoutError(message, hint="change segments")
+            where = "segments" if self._recipe.segments.is_set else "where"
+            hint = "is every step left out by segments.skip or segments.within, or without a measurement?"
+            raise RecipeError(f"no step counts, to take statistics of the {name}", where, hint)
         return found.overall.stats()
 
 
@@ -169,6 +170,21 @@ class GivenStatistics:
     chunks: ChunkStats
     action: Stats
     proprio: Stats
+    made_with: Mapping[str, str]
+    """``rate`` and ``horizon`` of the build that they are of, as text."""
+
+    def differences(self, plan: ActionPlan, rate: str, horizon: int) -> list[str]:
+        """What of the build that they are of makes relative chunks larger or smaller than those of this one."""
+        reference = plan.recipe.reference
+        here = {
+            **({"rate": rate} if reference in ("chunk_start", "segment_start", "framewise") else {}),
+            **({"horizon": str(horizon)} if reference == "chunk_start" else {}),
+        }
+        return [
+            f"{name} {self.made_with[name]}, not {value}"
+            for name, value in here.items()
+            if self.made_with[name] != value
+        ]
 
 
 def given_statistics(path: str, plan: ActionPlan, recipe: BuildRecipe) -> GivenStatistics:
@@ -188,13 +204,12 @@ def given_statistics(path: str, plan: ActionPlan, recipe: BuildRecipe) -> GivenS
         of = StatsOf(**{key: str(value) for key, value in plain["of"].items()})
         if not (_DIGEST.fullmatch(of.data) and _DIGEST.fullmatch(of.plan)):
             raise ValueError("of.data or of.plan is no fingerprint")
-        require_same(of, StatsOf.of_plan(plan, ""))
+        _require_same(of, plan, str(plain["robot"]), path)
         of = StatsOf.of_plan(plan, of.data)  # what the file says for people is not taken over
         steps = tuple(_stats(step) for step in plain["chunks"]["steps"])
         chunks = ChunkStats(of, _stats(plain["chunks"]["overall"]), steps)
-        given = GivenStatistics(chunks, _stats(plain["action"]["stats"]), _stats(plain["proprio"]["stats"]))
-    except FingerprintMismatch as error:
-        raise FingerprintMismatch(error.message, path, error.hint) from error
+        made_with = {name: str(plain[name]) for name in ("rate", "horizon")}
+        given = GivenStatistics(chunks, _stats(plain["action"]["stats"]), _stats(plain["proprio"]["stats"]), made_with)
     except KeyError as error:
         raise RecipeError(f"not statistics of a build: there is no {error}", path, hint) from error
     except LayoutError as error:
@@ -202,8 +217,8 @@ def given_statistics(path: str, plan: ActionPlan, recipe: BuildRecipe) -> GivenS
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RecipeError(f"not statistics of a build: {error}", path, hint) from error
     widths = {len(one.mean) for one in (chunks.overall, *steps)}
-    robot = (len(plan.embodiment.action), len(plan.embodiment.proprio))
-    if widths != {plan.width} or (len(given.action.mean), len(given.proprio.mean)) != robot:
+    recorded = (len(plan.embodiment.action), len(plan.embodiment.proprio))
+    if widths != {plan.width} or (len(given.action.mean), len(given.proprio.mean)) != recorded:
         raise RecipeError("the statistics do not have as many channels as the robot", path, hint)
     if any(one.min[~plan.mask].any() or one.max[~plan.mask].any() for one in (chunks.overall, *steps)):
         raise RecipeError("not statistics of a build: slots without meaning are not zero", path, hint)
@@ -222,6 +237,15 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a key is there twice")
     return found
+
+
+def _require_same(of: StatsOf, plan: ActionPlan, robot: str, path: str) -> None:
+    try:
+        require_same(of, StatsOf.of_plan(plan, ""))
+    except FingerprintMismatch as error:
+        told = robot[:200] if robot.isprintable() else repr(robot[:200])
+        whose = "" if robot == plan.embodiment.name else f"; they are of {told}, not {plan.embodiment.name}"
+        raise FingerprintMismatch(error.message + whose, path, error.hint) from error
 
 
 def _stats(plain: Any) -> Stats:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -82,13 +83,17 @@ def _plan_difference(given: StatsOf, wanted: StatsOf) -> str:
     if not one or not two:
         return f"they were made by another plan {plans}"
     differing = [
-        f"{key} {json.dumps(one.get(key))}, not {json.dumps(two.get(key))}"
+        f"{key} {_told(one.get(key))}, not {_told(two.get(key))}"
         for key in sorted({*one, *two})
         if one.get(key) != two.get(key)
     ]
     if not differing:
         return f"the recipe is the same but the robot's vector or the slots are not {plans}"
     return f"they were made with {', '.join(differing)} {plans}"
+
+
+def _told(choice: Any) -> str:
+    return "none" if choice is None else json.dumps(choice)
 
 
 @dataclass(frozen=True, slots=True)

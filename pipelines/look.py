@@ -1,5 +1,6 @@
 """Looking at a lake or a release: what is there, one episode, one sample with its walk back to the source."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pipelines.lake import Lake, quoted
 from pipelines.release import read_manifest
 from pipelines.verify import lineage_of
 from pipelines.versions import lineage, superseded
+from schemas.action_recipe import ActionRecipe
 from schemas.errors import LakeError, ReleaseError
 from schemas.sample import FrameOrigin, Sample
 
@@ -133,6 +135,7 @@ def show_release(folder: Path) -> dict[str, Any]:
                 "views": group["views"],
                 "episodes": len(group["episodes"]),
                 "steps": group["num_steps"],
+                "chunks": told_chunks(group),
             }
             for group in manifest["groups"]
         ],
@@ -142,6 +145,24 @@ def show_release(folder: Path) -> dict[str, Any]:
         "dropped": sum(not outcome["numbers"] for outcome in manifest["dropped"]),
         "windows_left_out": int(sum(dict(outcome["numbers"]).get("windows", 0) for outcome in manifest["dropped"])),
     }
+
+
+def told_chunks(group: Mapping[str, Any]) -> str:
+    """How the action chunks of a group are written, for people; ``group`` is as ``formats.describe_group`` makes it."""
+    chunk = group["action_chunk"]
+    width, used = len(chunk["mask"]), sum(chunk["mask"])
+    numbers = f"{width} numbers" if used == width else f"{width} numbers, {used} of them used"
+    words = [
+        f"chunks of {group['horizon']} steps of {numbers}",
+        ActionRecipe.model_validate(chunk["recipe"]).told,
+        f"normalize {group['normalize']}",
+    ]
+    if chunk["unmoved"]:
+        words.append(f"not relative: {', '.join(chunk['unmoved'])}")
+    if group["tokenizer"] is not None:
+        offset = f" from {group['token_offset']} on" if group["token_offset"] else ""
+        words.append(f"tokens of {group['tokenizer']['name']}{offset}")
+    return "; ".join(words)
 
 
 def show_sample(folder: Path, number: int, group: str | None = None) -> Sample:

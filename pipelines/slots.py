@@ -28,8 +28,9 @@ def slot_indices(layout: SlotLayout, roles: tuple[Role, ...], names: tuple[str, 
     """
     where = f"slots {layout.name}"
     if block not in (layout.blocks or ("",)):
-        known = ", ".join(layout.blocks) or "it has none"
-        raise RecipeError(f"there is no block {block!r}", where, f"set block to one of: {known}")
+        known = ", ".join(layout.blocks)
+        what = f"there is no block {block!r}" if block else "it keeps a room for each robot, and block names none"
+        raise RecipeError(what, where, f"set block to one of: {known}" if layout.blocks else "leave block out")
     slots = {(slot.part, slot.arm): slot for slot in layout.slots if slot.block == block}
     whole = slots.get(("vector", ""))
     indices: list[int] = []

@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs import build
+from jobs.options import BuildOptions
 from pipelines import registry
 from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
+from pipelines.build_plan import plan_build
 from pipelines.lake import Lake
+from pipelines.look import show_release
 from pipelines.selection import stored_episodes
 from pipelines.stats import Stats, denormalize, stats_from_json
-from schemas.action_recipe import ActionRecipe
+from schemas.action_recipe import ActionRecipe, Reference
 from schemas.errors import FingerprintMismatch, LayoutError, RecipeError
 from schemas.recipes import BuildRecipe, SegmentFilter, TokenizerRecipe, ViewsRecipe
 from tests.chain import read_json, run_build, run_ingest, tables, tar_samples, vectors, write_short
@@ -216,9 +220,50 @@ def test_statistics_of_another_release_normalize_this_one(arm: Path, tmp_path: P
 def test_statistics_of_another_recipe_are_an_error_that_says_which(arm: Path, tmp_path: Path) -> None:
     other = built(arm, tmp_path / "other")
     path = str(other.folder / "statistics.json")
-    with pytest.raises(FingerprintMismatch, match='reference "absolute", not "chunk_start"'):
+    with pytest.raises(FingerprintMismatch, match='reference "absolute", not "chunk_start"') as caught:
         built(arm, tmp_path / "out", actions=RELATIVE, normalize="quantile", stats_from=path)
+    assert caught.value.where.endswith(path)
     assert not (tmp_path / "out").exists()
+
+
+def test_statistics_of_another_robot_are_an_error_that_names_both(arm: Path, lake: Path, tmp_path: Path) -> None:
+    path = str(built(arm, tmp_path / "other").folder / "statistics.json")
+    with pytest.raises(FingerprintMismatch, match="they are of sample_arm, not toy_arm"):
+        built(lake, tmp_path / "out", normalize="quantile", stats_from=path)
+
+
+def test_statistics_of_no_file_say_so(arm: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"absent\.json: there is no such file"):
+        built(arm, tmp_path / "out", normalize="quantile", stats_from=str(tmp_path / "absent.json"))
+
+
+@pytest.mark.parametrize(
+    ("reference", "told"),
+    [
+        ("absolute", []),
+        ("velocity", []),
+        ("framewise", ["rate 15, not 5"]),
+        ("segment_start", ["rate 15, not 5"]),
+        ("chunk_start", ["rate 15, not 5", "horizon 4, not 3"]),
+    ],
+)
+def test_statistics_of_another_rate_or_horizon_are_told_where_chunks_depend_on_it(
+    arm: Path, tmp_path: Path, reference: Reference, told: list[str]
+) -> None:
+    actions = ActionRecipe(reference=reference)
+    path = str(built(arm, tmp_path / "other", actions=actions).folder / "statistics.json")
+    chosen = recipe(actions=actions, normalize="quantile", stats_from=path, rate=5, horizon=3)
+    notes = plan_build(Lake.open(str(arm)), chosen, "1").notes
+    assert notes == tuple(f"{path} was made with {one}; relative actions are of another size there" for one in told)
+
+
+def test_a_choice_that_changes_nothing_is_told(arm: Path) -> None:
+    idle = {"rotation": "matrix", "frame": "tool", "base": "self", "gripper": "opening"}
+    notes = plan_build(Lake.open(str(arm)), recipe(actions=ActionRecipe.model_validate(idle)), "1").notes
+    assert [note.split()[0] for note in notes] == ["actions.base", "actions.frame", "actions.rotation"]
+    joints = ActionRecipe(parts=("joints",), gripper="opening", reference="chunk_start", gripper_reference="relative")
+    notes = plan_build(Lake.open(str(arm)), recipe(actions=joints), "1").notes
+    assert [note.split()[0] for note in notes] == ["actions.gripper", "actions.gripper_reference"]
 
 
 @pytest.mark.parametrize("damage", ["{", '{"kind": "other"}', "[]", '{"kind": "wamloom statistics", "of": {}}', "null"])
@@ -302,3 +347,35 @@ def test_how_to_normalize_needs_a_normalization(choices: dict[str, Any]) -> None
     with pytest.raises(ValueError, match="normalize is none"):
         BuildRecipe(**choices)
     assert BuildRecipe(normalize="quantile", **choices).normalize == "quantile"
+
+
+def test_a_dry_run_and_show_say_how_chunks_are_written(arm: Path, tmp_path: Path) -> None:
+    chosen = recipe(
+        actions=ActionRecipe(reference="chunk_start", slots="dreamzero_32", rotation="matrix"),
+        tokenizer=TokenizerRecipe(offset=9),
+    )
+    told = "chunks of 4 steps of 32 numbers, 7 of them used; reference chunk_start, rotation matrix, slots dreamzero_32"
+    out = tmp_path / "out"
+    answer = build.run(BuildOptions(str(arm), str(out), chosen, True, "inline"))
+    assert not out.exists()
+    assert "2 episodes (21 steps, " in answer.lines[0]
+    assert f"{told}; normalize none; tokens of bins from 9 on" in answer.lines[2]
+    assert answer.warnings[0].startswith("actions.rotation changes nothing of")
+    done = build.run(BuildOptions(str(arm), str(out), chosen, False, "inline"))
+    assert done.warnings[0] == answer.warnings[0]
+    assert told in show_release(out)["groups"][0]["chunks"]
+
+
+def test_a_filter_that_leaves_no_step_is_named(arm: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="segments: no step counts, to take statistics of the action") as caught:
+        built(arm, tmp_path / "out", segments=SegmentFilter(within="keep"))
+    assert "segments.within" in caught.value.hint
+
+
+def test_a_dry_run_says_why_episodes_would_be_dropped(tmp_path: Path) -> None:
+    run_ingest([write_short(tmp_path / "recordings", lengths=(9,), robot=1)], tmp_path / "lake")
+    run_ingest([write_short(tmp_path / "others", lengths=(9,), robot=0)], tmp_path / "lake")
+    chosen = recipe(views=ViewsRecipe(slots=("wrist_left",), height_px=32, width_px=32))
+    answer = build.run(BuildOptions(str(tmp_path / "lake"), str(tmp_path / "out"), chosen, True, "inline"))
+    assert answer.values["dropped"] == 1
+    assert list(answer.warnings) == ["1 episodes would be dropped: has no view wrist_left, only primary"]

@@ -19,7 +19,7 @@ from pipelines.lake import Lake
 from pipelines.numbers import EpisodeNumbers, numbers_of
 from schemas.action_recipe import ActionRecipe
 from schemas.embodiment import Embodiment
-from schemas.errors import CardError, FingerprintMismatch, LakeError, LayoutError, RecipeError
+from schemas.errors import CardError, FingerprintMismatch, LakeError, RecipeError
 from schemas.recipes import BuildRecipe, SegmentFilter, TokenizerRecipe, ViewsRecipe, load_recipe, validate_model
 from schemas.work import WorkUnit
 from tests.chain import read_json, run_build, tables, vectors
@@ -193,9 +193,9 @@ def test_statistics_relative_to_another_start_are_not_written_under_dreamzeros_n
 
 
 def test_what_no_group_has_is_told_with_the_robot_and_a_way_round_it(lake: Path) -> None:
-    with pytest.raises(LayoutError, match="every step is masked, or left out by segments") as caught:
+    with pytest.raises(RecipeError, match="no step counts, to take statistics of the action") as caught:
         plan(lake, segments=SegmentFilter(within="success"))
-    assert caught.value.where == "toy_arm of toy_set"
+    assert caught.value.where == "toy_arm of toy_set, segments"
     assert "embodiment != 'toy_arm'" in caught.value.hint
 
 

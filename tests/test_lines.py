@@ -296,7 +296,7 @@ def test_an_episode_without_a_wanted_view_is_dropped_with_its_reason(lake: Path,
     gantries = {row["episode_id"] for row in Lake.open(lake).rows("episodes", [], "embodiment = 'sample_gantry'")}
     assert {entry["key"] for entry in manifest["dropped"]} == gantries
     assert {(entry["reason"], entry["message"]) for entry in manifest["dropped"]} == {
-        ("missing_view", "has no view wrist_left")
+        ("missing_view", "has no view wrist_left, only primary")
     }
     assert [group["name"] for group in manifest["groups"]] == ["sample_arm_rlds"]
     with pytest.raises(LakeError, match="every matching episode was dropped: has no view tertiary"):

@@ -133,8 +133,8 @@ def test_dreamdojo_has_a_room_for_each_robot() -> None:
     assert load_slot_layout("dreamdojo_384").blocks == tuple(starts)
     for block, start in starts.items():
         assert list(slots_of(robot, slots="dreamdojo_384", block=block).values()) == list(range(start, start + 7))
-    for block in ("", "franka"):
-        with pytest.raises(RecipeError, match="there is no block") as caught:
+    for block, what in (("", "block names none"), ("franka", "there is no block 'franka'")):
+        with pytest.raises(RecipeError, match=what) as caught:
             slots_of(robot, slots="dreamdojo_384", block=block)
         assert "gr1_gloves" in caught.value.hint
     with pytest.raises(RecipeError, match="there is no block 'gr1'"):

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ JPEG_QUALITY = 95
 _KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHARD_MEMBER_BYTES = 1 << 33
 """USTAR holds sizes below 8 GiB."""
+_BLOCK_NUMBERS = 1 << 20
+"""Of chunks that are made at a time: many at once cost far less than one by one, all at once may not fit into memory."""
 
 
 class _Shard:
@@ -59,7 +61,7 @@ class _Shard:
     def end(self) -> None:
         episode = self._progress.episode
         self._progress.end()
-        for number, step in enumerate(episode.sample_steps.tolist()):
+        for number, (step, chunk, counts) in enumerate(_chunks(episode, self._unit.group, self._recipe.horizon)):
             key = f"{episode.plan.episode_id[:16]}-{step:06d}"
             if not _KEY.fullmatch(key) or key in self._keys:
                 raise ReleaseError(
@@ -69,7 +71,7 @@ class _Shard:
                     "bad_key",
                 )
             self._keys.add(key)
-            for suffix, data in self._members(episode, number, step):
+            for suffix, data in self._members(episode, number, step, chunk, counts):
                 self._add(f"{key}.{suffix}", data)
         self._jpegs = {}
 
@@ -80,7 +82,9 @@ class _Shard:
         fsync_folder(self._path.parent)
         return {"samples": len(self._keys)}
 
-    def _members(self, episode: BuiltEpisode, number: int, step: int) -> Iterable[tuple[str, bytes]]:
+    def _members(
+        self, episode: BuiltEpisode, number: int, step: int, chunk: np.ndarray, counts: np.ndarray
+    ) -> Iterable[tuple[str, bytes]]:
         """(suffix, content) of one sample."""
         wanted: np.ndarray = step + np.arange(self._recipe.horizon)
         stop = min(step + self._recipe.horizon, int(episode.chunk_stops[step]))
@@ -112,9 +116,8 @@ class _Shard:
             "latents": {slot: spans for slot, (_, spans) in latents.items()},
         }
         yield "json", json.dumps(lineage, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-        chunks, counts = episode.chunks.at(np.array([step]))
-        yield "action.npy", _npy(chunks[0])
-        yield "mask.npy", _npy(counts[0])
+        yield "action.npy", _npy(chunk)
+        yield "mask.npy", _npy(counts)
         yield "proprio.npy", _npy(episode.proprio[steps])
         if episode.tokens is not None:
             yield "tokens.npy", _npy(episode.tokens[number].astype(np.int64))
@@ -190,6 +193,14 @@ class _WebDataset:
                     "cut short: not a whole number of records", str(path), "build it again", "unreadable"
                 )
         return {"samples": samples, "frames": frames, "episodes": len(episodes)}
+
+
+def _chunks(episode: BuiltEpisode, group: GroupPlan, horizon: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """(first step, chunk [H, W], bool [H] of what counts) of every sample, in order."""
+    size = max(1, _BLOCK_NUMBERS // (horizon * len(group.chunk.names)))
+    for first in range(0, len(episode.sample_steps), size):
+        steps = episode.sample_steps[first : first + size]
+        yield from zip(steps.tolist(), *episode.chunks.at(steps), strict=True)
 
 
 def _jpeg(frame: np.ndarray) -> bytes:
