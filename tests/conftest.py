@@ -1,6 +1,7 @@
 """Fixtures that many tests share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,3 +15,18 @@ def ray_executor() -> Iterator[Executor]:
 
     with open_ray() as executor:
         yield executor
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder with tiny random weights for an encoder, made once for the whole test run; no test may change it."""
+    folders: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        from tests import tiny_models
+
+        if name not in folders:
+            folders[name] = tiny_models.make(name, tmp_path_factory.mktemp("tiny") / name)
+        return folders[name]
+
+    return folder
