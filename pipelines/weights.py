@@ -18,6 +18,8 @@ from schemas.fingerprint import fingerprint
 
 CONFIG = "config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+_LOADED = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?")
+"""Names that diffusers and transformers give to weights, whole or in parts."""
 _PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Of a hub repository: configurations, weights, and the vocabularies of its tokenizers."""
 _VARIANTS = ("*.fp16*", "*.bf16*", "*.fp32*", "*.ema*", "*.non_ema*")
@@ -97,12 +99,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def weights_files(folder: Path) -> list[Path]:
-    """The safetensors in ``folder``, sorted by name, without variants such as ``model.fp16.safetensors``.
+    """The safetensors in ``folder`` that the libraries load, sorted by name: not variants such as ``model.fp16.safetensors``,
+    nor copies under other names such as ``sdxl_vae.safetensors`` beside ``diffusion_pytorch_model.safetensors``.
 
     Raises MissingFile where there are none.
     """
     every = sorted(folder.glob("*.safetensors"))
-    files = [path for path in every if "." not in path.stem]
+    plain = [path for path in every if "." not in path.stem]
+    files = [path for path in plain if _LOADED.fullmatch(path.stem)] or plain
     if not files:
         message, mend = "there are no *.safetensors", "weights in other forms may hold code, and are not read"
         if every:

@@ -52,8 +52,24 @@ def test_names_and_places_of_files_are_no_part_of_the_identity(wan: Path, tmp_pa
     assert loaded("wan21", pipeline).fingerprint == before
     change(wan, _diffusers_version="9.9", _name_or_path="elsewhere")
     (wan / "README.md").write_text("hello")
-    shutil.copyfile(wan / FILE, wan / "diffusion_pytorch_model.fp16.safetensors")
+    for copy in ("diffusion_pytorch_model.fp16.safetensors", "wan_vae.safetensors"):
+        shutil.copyfile(wan / FILE, wan / copy)
     assert loaded("wan21", wan).fingerprint == before
+
+
+def test_weights_in_parts_are_read(wan: Path) -> None:
+    from diffusers import AutoencoderKLWan
+
+    clip = frames(5, 16, 16)
+    before = loaded("wan21", wan).encode(clip)
+    model = AutoencoderKLWan.from_pretrained(wan, low_cpu_mem_usage=False)
+    (wan / FILE).unlink()
+    model.save_pretrained(wan, max_shard_size="40KB")
+    assert len(weights_files(wan)) > 1
+    assert np.array_equal(loaded("wan21", wan).encode(clip), before)
+    weights_files(wan)[1].unlink()
+    with pytest.raises(LayoutError, match="damaged"):
+        loaded("wan21", wan)
 
 
 def test_other_weights_and_other_constants_are_another_encoder(wan: Path) -> None:
