@@ -85,7 +85,9 @@ def make_parser() -> argparse.ArgumentParser:
     _lake(encode)
     encoders = ", ".join(registry.names("encoders"))
     encode.add_argument("--encoder", metavar="NAME", help=f"{encoders} (default: the recipe's, wavelet)")
-    encode.add_argument("--weights", type=arguments.place, metavar="PATH", help="folder with the encoder's weights")
+    encode.add_argument(
+        "--weights", type=arguments.place, metavar="PATH", help="folder or hub id of the encoder's weights"
+    )
     encode.add_argument("--views", type=arguments.place, metavar="RECIPE", help="TOML file with the keys of [views]")
     encode.add_argument("--where", default="", metavar="EXPR", help="only episodes for which this SQL filter holds")
     _recipe(encode)

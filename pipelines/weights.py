@@ -12,13 +12,18 @@ from typing import Any
 
 import xxhash
 
+from pipelines.stores import failures
 from schemas.errors import FingerprintMismatch, LayoutError, MissingFile
 from schemas.fingerprint import fingerprint
 
 CONFIG = "config.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+_LOADED = re.compile(r"(diffusion_pytorch_)?model(-\d+-of-\d+)?")
+"""Names that diffusers and transformers give to weights, whole or in parts."""
 _PATTERNS = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Of a hub repository: configurations, weights, and the vocabularies of its tokenizers."""
+_VARIANTS = ("*.fp16*", "*.bf16*", "*.fp32*", "*.ema*", "*.non_ema*")
+"""Copies of the same weights in another precision, which nothing here reads."""
 _VOLATILE = ("_diffusers_version", "_name_or_path", "transformers_version", "torch_dtype", "dtype")
 """Keys of a configuration that say who wrote it, or what the recipe decides, and not what the model is."""
 _BLOCK_BYTES = 1 << 24
@@ -26,7 +31,9 @@ MAX_CONFIG_BYTES = 1 << 24
 
 
 def weights_folder(weights: str | None, subfolders: Sequence[str], what: str) -> Path:
-    """The folder with the ``config.json`` of a model: ``weights`` itself, or the first of ``subfolders`` in it that is there.
+    """The folder with the ``config.json`` of a model: the first of ``subfolders`` in ``weights`` that is there, or itself.
+
+    Subfolders come first, since a repository of a whole pipeline may have another model in its root.
 
     ``weights`` is a local folder, or else the id of a repository on the hub, of which only these folders are fetched into the
     hub's own cache. Raises MissingFile where there is none; ``what`` says in the message what was looked for.
@@ -39,27 +46,42 @@ def weights_folder(weights: str | None, subfolders: Sequence[str], what: str) ->
         if root.exists() or not _HUB_ID.fullmatch(weights):
             raise MissingFile("is not a folder" if root.exists() else "there is no such folder", weights, hint)
         root = _fetched(weights, subfolders, hint)
-    for folder in (root, *(root / name for name in subfolders)):
-        if (folder / CONFIG).is_file():
-            return folder
-    raise MissingFile(f"there is no {CONFIG}", str(root), hint)
+    found = _with_config(root, subfolders)
+    if found is None:
+        raise MissingFile(f"there is no {CONFIG}", str(root), hint)
+    return found
+
+
+def _with_config(root: Path, subfolders: Sequence[str]) -> Path | None:
+    folders = (*(root / name for name in subfolders), root)
+    return next((folder for folder in folders if (folder / CONFIG).is_file()), None)
 
 
 def _fetched(hub_id: str, subfolders: Sequence[str], hint: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, _, revision = hub_id.partition("@")
-    patterns = [*_PATTERNS, *(f"{folder}/{pattern}" for folder in subfolders for pattern in _PATTERNS)]
+    # A star of the hub's patterns takes slashes too: those of the root, unbounded, would fetch a whole pipeline.
+    steps = [([f"{folder}/{pattern}" for folder in subfolders for pattern in _PATTERNS], list(_VARIANTS))]
+    steps.append((list(_PATTERNS), [*_VARIANTS, "*/*"]))
+    root = Path()
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        for wanted, unwanted in steps:
+            if not wanted:
+                continue
+            root = Path(
+                snapshot_download(name, revision=revision or None, allow_patterns=wanted, ignore_patterns=unwanted)
+            )
+            if _with_config(root, subfolders) is not None:
+                break
+    except failures("hf") as error:
         first = str(error).strip().splitlines()[:1]
         raise MissingFile(
             f"cannot be fetched from the hub: {first[0] if first else type(error).__name__}",
             hub_id,
             f"{hint}; is there a network, and are its terms accepted (HF_TOKEN)?",
         ) from error
+    return root
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -76,18 +98,32 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def weights_files(folder: Path) -> list[Path]:
+    """The safetensors in ``folder`` that the libraries load, sorted by name: not variants such as ``model.fp16.safetensors``,
+    nor copies under other names such as ``sdxl_vae.safetensors`` beside ``diffusion_pytorch_model.safetensors``.
+
+    Raises MissingFile where there are none.
+    """
+    every = sorted(folder.glob("*.safetensors"))
+    plain = [path for path in every if "." not in path.stem]
+    files = [path for path in plain if _LOADED.fullmatch(path.stem)] or plain
+    if not files:
+        message, mend = "there are no *.safetensors", "weights in other forms may hold code, and are not read"
+        if every:
+            message, mend = f"only the variant {every[0].name} is there", "fetch the weights without a variant"
+        raise MissingFile(message, str(folder), mend)
+    return files
+
+
 def weights_fingerprint(folder: Path, expected: str = "") -> str:
-    """64 hex digits of the configuration and of every byte of the safetensors in ``folder``, whatever their names and place.
+    """64 hex digits of the configuration and of every byte of the safetensors in ``folder``, whatever their names and place;
+    variants are not part of it.
 
     Read at the speed of the disk (xxh3). Raises MissingFile where there are none, FingerprintMismatch where it is not
     ``expected``, unless that is empty.
     """
     config = {key: value for key, value in read_config(folder).items() if key not in _VOLATILE}
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise MissingFile(
-            "there are no *.safetensors", str(folder), "weights in other forms may hold code, and are not read"
-        )
+    files = weights_files(folder)
     found = fingerprint("weights-1", config, sorted(_content(path) for path in files))
     if expected and found != expected:
         raise FingerprintMismatch(

@@ -1,6 +1,7 @@
 """Fixtures that many tests share."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -32,3 +33,18 @@ def nursery() -> "Iterator[Nursery]":
 
     with open_nursery() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder with tiny random weights for an encoder, made once for the whole test run; no test may change it."""
+    folders: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        from tests import tiny_models
+
+        if name not in folders:
+            folders[name] = tiny_models.make(name, tmp_path_factory.mktemp("tiny") / name)
+        return folders[name]
+
+    return folder
