@@ -58,6 +58,11 @@ class ActionChunks:
         action, proprio = (_without_gaps(one, numbers.valid) for one in (numbers.action, numbers.proprio))
         return ActionChunks(plan, windows, horizon, numbers.rate, action, proprio, numbers.valid, base_valid)
 
+    @property
+    def source(self) -> np.ndarray:
+        """float [T, A]: the recorded vector that chunks are of."""
+        return self.action if self.plan.recipe.source == "action" else self.proprio
+
     def in_float32(self) -> "ActionChunks":
         """The same from numbers of half the size: to be remembered of many episodes."""
         return dataclasses.replace(self, action=self.action.astype(np.float32), proprio=self.proprio.astype(np.float32))
@@ -115,7 +120,7 @@ class ActionChunks:
     def recorded(self, starts: np.ndarray) -> np.ndarray:
         """float [N, H, A]: the rows of the recorded vector that these chunks are made of."""
         rows, _ = chunk_rows(self.windows, starts, self.horizon, self.plan.recipe.lead)
-        return np.asarray((self.action if self.plan.recipe.source == "action" else self.proprio)[rows])
+        return np.asarray(self.source[rows])
 
     def bases(self, starts: np.ndarray) -> np.ndarray | None:
         """float64 [N, B]: what these chunks are relative to; None where they are absolute."""

@@ -155,7 +155,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         if not len(windows.starts) and all_windowed:
             continue
         key = _group_key(episode, numbers, recipe)
-        if not episode.embodiment.action:
+        if not episode.embodiment.action and recipe.actions.source == "action":
             raise _no_action(episode)
         if key not in gathered:
             plan = action_plan(episode, recipe)
@@ -291,7 +291,8 @@ def _no_action(episode: StoredEpisode) -> RecipeError:
     return RecipeError(
         f"episodes of {robot} have no action, and samples of a release need one",
         episode.dataset,
-        f'leave them out with --where "embodiment != {quoted(robot)}"',
+        f'set actions.source = "proprio" for chunks of measured states; or leave these episodes out with --where '
+        f'"embodiment != {quoted(robot)}"',
         "no_action",
     )
 

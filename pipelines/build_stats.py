@@ -125,7 +125,8 @@ class GroupGathering:
         return Stats(stats.count, **{name: spread(getattr(stats, name)) for name in names})
 
     def _of_steps(self, name: str) -> Stats:
-        if name == "proprio" and not self.plan.embodiment.proprio:
+        robot = self.plan.embodiment
+        if not (robot.action if name == "action" else robot.proprio):
             return sketch(np.zeros((1, 0)), np.ones(1, dtype=bool)).stats()
         found = self._steps[name].sketch()
         if found is None or not found.overall.count:

@@ -166,7 +166,7 @@ def _layout(plan: ActionPlan, fit: Sequence[Recorded], recipe: BuildRecipe) -> C
 def _twins(lake: Lake, recorded: Sequence[Recorded]) -> list[tuple[str, str]]:
     """Pairs of episodes with which the same motion would lie on both sides of the split: twins, and equal actions."""
     first: dict[str, str] = {}
-    same = [(first.setdefault(fingerprint(one.chunks.action), one.episode_id), one.episode_id) for one in recorded]
+    same = [(first.setdefault(fingerprint(one.chunks.source), one.episode_id), one.episode_id) for one in recorded]
     return [*twin_pairs(lake, [one.episode_id for one in recorded]), *same]
 
 
@@ -180,7 +180,7 @@ def _recorded(
         if shown.missing:
             skipped[f"has no view {shown.missing}"] += 1
             continue
-        if not episode.embodiment.action:
+        if not episode.embodiment.action and recipe.actions.source == "action":
             skipped["has no action"] += 1
             continue
         check_rate(recipe.rate, episode.control_rate, episode.dataset)

@@ -43,8 +43,8 @@ kind = "position"
 """
 
 
-def gap_lake(folder: Path) -> Path:
-    """Writes the recording into ``folder`` and returns the lake."""
+def gap_lake(folder: Path, action: bool = True) -> Path:
+    """Writes the recording into ``folder`` and returns the lake; ``action`` False: of a robot that tells only its states."""
     root = write_lerobot(folder / "set", lengths=(NUM_STEPS,), images=True, splits={"train": "0:1"})
     path = root / "data/chunk-000/episode_000000.parquet"
     table = pq.read_table(path)
@@ -63,8 +63,12 @@ def gap_lake(folder: Path) -> Path:
     pq.write_table(table, path, write_page_checksum=True)
     lines = [f'{{"task_index": {index}, "task": "{task}"}}\n' for index, task in enumerate(TASKS)]
     (root / "meta/tasks.jsonl").write_text("".join(lines))
-    (folder / "toy_arm.toml").write_text(ROBOT)
-    (folder / "card.toml").write_text(CARD)
+    robot, card = ROBOT, CARD
+    if not action:
+        robot = "action = []\n" + robot[: robot.index("[[action]]")]
+        card = card.replace('[[action]]\nfield = "action"\n', "")
+    (folder / "toy_arm.toml").write_text(robot)
+    (folder / "card.toml").write_text(card)
     answer = run_ingest([root], folder / "lake", card=folder / "card.toml")
     assert answer.values["kept"] == 1, answer.values
     return folder / "lake"

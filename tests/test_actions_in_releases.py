@@ -17,6 +17,7 @@ from pipelines.lake import Lake
 from pipelines.look import show_release
 from pipelines.selection import stored_episodes
 from pipelines.stats import Stats, denormalize, stats_from_json
+from pipelines.verify import verify_release
 from schemas.action_recipe import ActionRecipe, Reference
 from schemas.errors import FingerprintMismatch, LayoutError, RecipeError
 from schemas.recipes import BuildRecipe, SegmentFilter, TokenizerRecipe, ViewsRecipe
@@ -88,6 +89,27 @@ def test_relative_chunks_are_to_the_state_at_their_start_and_steps_stay(lake: Pa
     assert found.group["action_chunk"]["names"] == ["delta_a", "delta_b"]
     assert found.group["action_chunk"]["recipe"]["reference"] == "chunk_start"
     assert plain.group["action_chunk"]["names"] == ["a", "b"]
+
+
+def test_a_robot_that_tells_only_its_states_has_chunks_of_these(tmp_path: Path) -> None:
+    lake = gap_lake(tmp_path / "states", action=False)
+    with pytest.raises(RecipeError, match="episodes of toy_arm have no action") as caught:
+        run_build(lake, tmp_path / "no", recipe())
+    assert 'actions.source = "proprio"' in caught.value.hint
+    actions = ActionRecipe(source="proprio", reference="framewise", lead=1)
+    formats = ("lerobot_v3", "webdataset", "parquet")
+    run_build(lake, tmp_path / "out", recipe(formats=formats, actions=actions, normalize="min_max"))
+    assert verify_release(tmp_path / "out", Lake.open(str(lake)), readers=True).ok
+    table = tables(tmp_path / "out/parquet")
+    assert "action" not in table.column_names
+    run_build(lake, tmp_path / "raw", recipe(actions=actions))
+    table = tables(tmp_path / "raw/parquet")
+    states, chunks = vectors(table["proprio"]).astype(np.float64), vectors(table["action_chunk"])
+    for step in range(NUM_STEPS):
+        stop = run_of(step)[1]
+        rows = [min(step + k, stop - 1) for k in range(HORIZON + 1)]
+        assert chunks[step] == pytest.approx(np.diff(states[rows], axis=0), abs=2e-6)
+        assert table["chunk_mask"][step].as_py() == [step + 1 + k < stop for k in range(HORIZON)]
 
 
 def test_windowed_samples_hold_the_same_chunks(lake: Path, tmp_path: Path) -> None:

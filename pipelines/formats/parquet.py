@@ -98,7 +98,6 @@ class _ParquetUnit:
             "step": pa.array(steps, pa.int64()),
             "index": pa.array(plan.first_step + steps, pa.int64()),
             "time_ns": pa.array(episode.times_ns[steps], pa.int64()),
-            "action": _fixed(episode.action[steps]),
             "action_chunk": _fixed(chunks),
             "chunk_mask": _fixed(chunk_mask),
             "valid": pa.array(episode.valid[steps], pa.bool_()),
@@ -108,6 +107,8 @@ class _ParquetUnit:
         }
         if episode.selected is not None:
             columns["selected"] = pa.array(episode.selected[steps], pa.bool_())
+        if self._unit.group.action_names:
+            columns["action"] = _fixed(episode.action[steps])
         if self._unit.group.proprio_names:
             columns["proprio"] = _fixed(episode.proprio[steps])
         if episode.tokens is not None and "tokens" in self._schema.names:
@@ -210,8 +211,9 @@ def _schema(group: GroupPlan, recipe: BuildRecipe) -> pa.Schema:
         "source_row": (pa.int64(), _value("int64")),
         "source_time_ns": (pa.int64(), _value("int64")),
     }
-    if not proprio:
-        del fields["proprio"]
+    for name, width in (("action", action), ("proprio", proprio)):
+        if not width:
+            del fields[name]
     if recipe.segments.is_set:
         fields["selected"] = (pa.bool_(), _value("bool"))
     if group.tokenizer_json is None:
