@@ -1,5 +1,9 @@
 """``wamloom status``: what the lake holds."""
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 from jobs.options import Answer, StatusOptions
 from pipelines.lake import Lake
 from pipelines.look import lake_status
@@ -20,12 +24,20 @@ def run(options: StatusOptions) -> Answer:
             f"{entry['rejected']} rejected, {entry['failed']} failed"
         )
     lines += [f"  reason {reason}: {count}" for reason, count in status["reasons"].items()]
-    lines += [
-        f"  latents: {entry['clips']} clips by {entry['encoder']} at {entry['rate']}" for entry in status["latents"]
-    ]
+    lines += [_latents(entry) for entry in status["latents"]]
     lines += [
         f"  texts: {entry['prompts']} prompts by {entry['encoder']} of length {entry['length']}, "
         f"encoder {entry['encoder_fingerprint'][:12]}"
         for entry in status["texts"]
     ]
     return Answer(status, lines)
+
+
+def _latents(entry: Mapping[str, Any]) -> str:
+    """One set of latents, named as the key ``encoder`` of a build recipe takes it."""
+    views = json.loads(entry["views_json"])
+    size = f", {views['height_px']}x{views['width_px']} px" if views.get("height_px") and views.get("width_px") else ""
+    return (
+        f"  latents: {entry['clips']} clips by {entry['encoder']}@{entry['encoder_fingerprint'][:8]} "
+        f"of {', '.join(entry['slots'])} at {entry['rate']}{size}"
+    )

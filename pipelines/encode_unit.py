@@ -153,7 +153,9 @@ class EncodeWorker:
             for work in cast(tuple[ClipSource, ...], unit.payload)
         ]
         started, pixels, first = time.perf_counter(), 0, 0.0
-        for number, batch in enumerate(self._batches(ahead(self._pixels(works), AHEAD))):
+        # whole clips have different lengths, and so go through the encoder one by one
+        together = self._recipe.batch_clips if self._recipe.clip.kind == "fixed" else 1
+        for number, batch in enumerate(self._batches(ahead(self._pixels(works), AHEAD), together)):
             self._values(batch)
             counted = sum(len(one.clip.frame_ids) * one.source.height * one.source.width for one in batch)
             now = time.perf_counter()
@@ -167,7 +169,7 @@ class EncodeWorker:
 
     def encoded(self, works: Sequence[ClipSource]) -> Iterator[tuple[ClipPlan, pa.RecordBatch | WamloomError]]:
         """The row of every clip of ``works`` in order, or why it has none. The next clips are decoded meanwhile."""
-        for batch in self._batches(ahead(self._pixels(works), AHEAD)):
+        for batch in self._batches(ahead(self._pixels(works), AHEAD), self._recipe.batch_clips):
             for one, values in zip(batch, self._values(batch), strict=True):
                 if isinstance(values, WamloomError):
                     yield one.clip, values
@@ -190,11 +192,11 @@ class EncodeWorker:
                         failed = error
                 yield _Pixels(work, clip, error=failed)
 
-    def _batches(self, clips: Iterator[_Pixels]) -> Iterator[list[_Pixels]]:
-        """Neighbours of one shape, as many as the recipe allows and as fit into the memory of a unit; failed ones alone."""
+    def _batches(self, clips: Iterator[_Pixels], limit: int) -> Iterator[list[_Pixels]]:
+        """Neighbours of one shape, up to ``limit`` and as many as fit into the memory of a unit; failed ones alone."""
         batch: list[_Pixels] = []
         for one in clips:
-            full = len(batch) >= self._recipe.batch_clips
+            full = len(batch) >= limit
             large = sum(each.num_bytes for each in batch) + one.num_bytes > self._recipe.unit_mb * 1_000_000
             if batch and (full or large or one.error or batch[0].error or one.key != batch[0].key):
                 yield batch

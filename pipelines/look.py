@@ -16,6 +16,8 @@ from schemas.sample import FrameOrigin, Sample
 
 _NANOSECONDS_PER_HOUR = 3_600 * 10**9
 _OUTCOMES = ("kept", "rejected", "failed")
+_LATENT_SET = ["encoder", "rate", "encoder_fingerprint", "views_json", "views_fingerprint"]
+"""What tells the sets of latents in one lake apart."""
 
 
 def lake_status(lake: Lake) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def lake_status(lake: Lake) -> dict[str, Any]:
         pl.col("places").sum(),
     )
     reasons = rows.filter(~kept).group_by("reason").len("count")
-    latents = pl.DataFrame(pl.from_arrow(lake.table("latents").to_table(columns=["encoder", "rate"])))
+    latents = pl.DataFrame(pl.from_arrow(lake.table("latents").to_table(columns=[*_LATENT_SET, "slot"])))
     kinds = ["encoder", "encoder_fingerprint", "length", "dtype"]
     texts = pl.DataFrame(pl.from_arrow(lake.table("texts").to_table(columns=kinds)))
     return {
@@ -49,7 +51,10 @@ def lake_status(lake: Lake) -> dict[str, Any]:
         **{outcome: int((rows["outcome"] == outcome).sum()) for outcome in _OUTCOMES},
         "reasons": {row["reason"]: row["count"] for row in reasons.sort("reason").to_dicts()},
         "datasets": {row.pop("dataset"): row for row in datasets.sort("dataset").to_dicts()},
-        "latents": latents.group_by("encoder", "rate").len("clips").sort("encoder", "rate").to_dicts(),
+        "latents": latents.group_by(_LATENT_SET)
+        .agg(pl.len().alias("clips"), pl.col("slot").unique().sort().alias("slots"))
+        .sort(_LATENT_SET)
+        .to_dicts(),
         "texts": texts.group_by(kinds).len("prompts").sort(kinds).to_dicts(),
     }
 

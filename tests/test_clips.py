@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jobs.encode import run as run_encode_options
-from jobs.options import EncodeOptions
+from jobs.options import EncodeOptions, StatusOptions
+from jobs.status import run as run_status
 from pipelines.barcode import read
 from pipelines.cards import canvas_names
 from pipelines.encode_unit import load_encoder
@@ -286,6 +287,10 @@ def test_of_several_sets_one_is_named(lake: Path, tmp_path: Path) -> None:
         run_build(lake, tmp_path / "no", recipe)
     named = re.search(r"wavelet@[0-9a-f]{8}", caught.value.hint)
     assert named
+    told = [line for line in run_status(StatusOptions(str(lake))).lines if "latents: " in line]
+    assert len(told) == 3  # one line a set, by weights and views
+    assert sorted(line.endswith("64x64 px") for line in told) == [False, True, True]
+    assert any(f"by {named[0]} of primary at " in line for line in told)
     run_build(lake, tmp_path / "out", recipe.model_copy(update={"encoder": named[0]}))
 
 
