@@ -100,7 +100,10 @@ def _answer(options: EncodeOptions, plan: EncodePlan, totals: EncodeTotals, seco
     ]
     warnings = [f"failed ({o.reason}): {o.where}: {o.message}" for o in totals.problems[:5]]
     if plan.uncovered_frames:
-        warnings.append(f"{plan.uncovered_frames} frames lie in no clip: tails too short for the encoder's stride")
+        warnings.append(
+            f"{plan.uncovered_frames} frames lie in no clip: tails too short for the encoder's stride, or "
+            "what lies before the first of clip.phases"
+        )
     warnings += _lacking(plan)
     over = totals.failed > options.recipe.max_failed_fraction * max(1, totals.clips)
     return Answer(values, lines, 4 if over else 0, warnings)

@@ -29,7 +29,7 @@ from pipelines.windows import Windows, plan_windows
 from schemas.episode import EncodedView
 from schemas.errors import LakeError
 from schemas.fingerprint import array_sha256
-from schemas.latent import ClipPlan, LatentClip, is_same_rate
+from schemas.latent import ClipPlan, LatentClip, hertz_of, is_same_rate
 from schemas.recipes import BuildRecipe, ViewsRecipe
 from schemas.time import NANOSECONDS, rate_text
 from schemas.work import Outcome, UnitResult, WorkUnit
@@ -245,7 +245,14 @@ class BuildWorker:
                 self._recipe.rate,
             )
             clips.setdefault(row["slot"], []).append(
-                LatentClip(plan, values, row["temporal_stride"], row["leading_frames"])
+                LatentClip(
+                    plan,
+                    values,
+                    row["temporal_stride"],
+                    row["leading_frames"],
+                    row["latent_id"],
+                    round(NANOSECONDS / rate) if (rate := hertz_of(row["rate"], hertz)) else 0,
+                )
             )
         return clips
 

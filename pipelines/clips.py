@@ -10,13 +10,16 @@ from pipelines.numbers import check_rate
 from pipelines.resample import nearest_at_or_before
 from pipelines.rows import Row, segment_of, view_of
 from pipelines.views import Area, CanvasPlan, canvas_plan, target_size, views_fingerprint
-from pipelines.windows import Span, clip_frames, gaps_of, num_latent_frames, runs_between_gaps, step_span, uncovered
+from pipelines.windows import Span, clip_frames, gaps_of, num_latent_frames, runs_between_gaps, step_span
 from schemas.dataset_card import DatasetCard
 from schemas.episode import EncodedView, Segment
 from schemas.errors import RecipeError
 from schemas.latent import ClipPlan
 from schemas.recipes import ClipRecipe, EncodeRecipe
 from schemas.time import TimeGrid, parse_rate
+
+MAX_PLANNED_FRAMES = 20_000_000
+"""Of one view: clips that overlap at every phase could name more than memory holds, before any is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class EpisodeClips:
 
     sources: tuple[ClipSource, ...]
     left: int
-    """Frames in no clip, because a tail is too short for the encoder."""
+    """Frames in no clip: tails too short for the encoder, and what lies before the first phase."""
     missing_view: str = ""
     """A view that the canvas needs and the episode lacks."""
 
@@ -140,15 +143,25 @@ def _clips(
     ids, times = frame_grid([view for _, view in views], row["duration_ns"], recipe.rate)
     gaps = gaps_of(segments, [name for name, _ in views])
     clips: dict[tuple[int, ...], ClipPlan] = {}
-    missed = 0
+    wanted: np.ndarray = np.zeros(len(times), dtype=bool)
+    covered: np.ndarray = np.zeros(len(times), dtype=bool)
+    planned, stride, least = 0, recipe.frame_stride, min(recipe.clip.phases)
     for run in _runs(times, gaps, segments, recipe.clip):
-        for number, phase in enumerate(recipe.clip.phases):
-            taken = np.arange(run[0] + phase, run[1], recipe.frame_stride)
+        wanted[run[0] + least % stride : min(run[0] + least, run[1]) : stride] = True  # before every phase
+        for phase in sorted(set(recipe.clip.phases)):
+            taken = np.arange(run[0] + phase, run[1], stride)
+            wanted[taken] = True
             spans = clip_frames(len(taken), shape.leading_frames, shape.temporal_stride, recipe.clip)
-            if not number:
-                missed += sum(stop - start for start, stop in uncovered(len(taken), spans))
+            planned += sum(stop - start for start, stop in spans)
+            if planned > MAX_PLANNED_FRAMES:
+                raise RecipeError(
+                    f"its clips would have more than {MAX_PLANNED_FRAMES} frames together",
+                    f"episode {row['episode_id'][:12]} view {slot}",
+                    "give clip.phases fewer entries, or set a larger clip.stride",
+                )
             for start, stop in spans:
                 frames = taken[start:stop]
+                covered[frames] = True
                 clip = ClipPlan(
                     row["episode_id"],
                     slot,
@@ -172,7 +185,7 @@ def _clips(
                 source.where,
                 'set [clip] kind = "fixed", a smaller size, or a larger max_clip_mb',
             )
-    return source, missed
+    return source, int((wanted & ~covered).sum())
 
 
 def _runs(times: np.ndarray, gaps: Sequence[Segment], segments: Sequence[Segment], recipe: ClipRecipe) -> list[Span]:

@@ -37,7 +37,7 @@ class EncodePlan:
     """Of these frames, as the encoder sees them."""
     latent_bytes: int
     uncovered_frames: int
-    """Frames in no clip, because a tail is too short for the encoder."""
+    """Frames in no clip: tails too short for the encoder, and what lies before the first phase."""
     without_view: Mapping[str, int]
     """Episodes that lack a view the canvas needs, by that view; they have no clips."""
     episodes: int

@@ -1,8 +1,9 @@
 """Encoding one unit: every clip decoded ahead of the encoder, clips of one shape encoded together, rows staged."""
 
+import contextlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -68,9 +69,10 @@ class _Pixels:
         return sum(part.nbytes for part in self.parts)
 
     @property
-    def key(self) -> tuple[tuple[int, ...], ...]:
-        """Clips of one key can be encoded together."""
-        return tuple(part.shape for part in self.parts)
+    def key(self) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+        """Clips of one key can be encoded together: the same views in the same places, since one episode may lack a view that
+        another has."""
+        return tuple(slot for slot, _ in self.clip.tiles), tuple(part.shape for part in self.parts)
 
 
 def _cut(clip: ClipPlan, num_frames: int) -> ClipPlan:
@@ -106,8 +108,12 @@ class EncodeWorker:
         outcomes: list[Outcome] = []
         num_rows = 0
         works = cast(tuple[ClipSource, ...], unit.payload)
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, LATENTS) as writer:
-            for clip, batch in self.encoded(works):
+        with (
+            pa.OSFile(str(partial), "wb") as sink,
+            pa.ipc.new_file(sink, LATENTS) as writer,
+            contextlib.closing(self.encoded(works)) as rows,  # a full disk must not leave a thread that decodes on
+        ):
+            for clip, batch in rows:
                 if isinstance(batch, WamloomError):
                     where = batch.where or f"episode {clip.episode_id[:12]} view {clip.slot}"
                     outcomes.append(
@@ -155,29 +161,35 @@ class EncodeWorker:
         started, pixels, first = time.perf_counter(), 0, 0.0
         # whole clips have different lengths, and so go through the encoder one by one
         together = self._recipe.batch_clips if self._recipe.clip.kind == "fixed" else 1
-        for number, batch in enumerate(self._batches(ahead(self._pixels(works), AHEAD), together)):
-            self._values(batch)
-            counted = sum(len(one.clip.frame_ids) * one.source.height * one.source.width for one in batch)
-            now = time.perf_counter()
-            if number == 0:
-                first, started, pixels = (now - started) / counted, now, 0
-                continue
-            pixels += counted
-            if now - started >= seconds:
-                break
+        with contextlib.closing(ahead(self._pixels(works), AHEAD)) as clips:
+            for number, batch in enumerate(self._batches(clips, together)):
+                self._values(batch)
+                counted = sum(len(one.clip.frame_ids) * one.source.height * one.source.width for one in batch)
+                now = time.perf_counter()
+                if number == 0:
+                    first, started, pixels = (now - started) / counted, now, 0
+                    continue
+                pixels += counted
+                if now - started >= seconds:
+                    break
         return (time.perf_counter() - started) / pixels if pixels else first or None
 
-    def encoded(self, works: Sequence[ClipSource]) -> Iterator[tuple[ClipPlan, pa.RecordBatch | WamloomError]]:
+    def encoded(
+        self, works: Sequence[ClipSource]
+    ) -> Generator[tuple[ClipPlan, pa.RecordBatch | WamloomError], None, None]:
         """The row of every clip of ``works`` in order, or why it has none. The next clips are decoded meanwhile."""
-        for batch in self._batches(ahead(self._pixels(works), AHEAD), self._recipe.batch_clips):
-            for one, values in zip(batch, self._values(batch), strict=True):
-                if isinstance(values, WamloomError):
-                    yield one.clip, values
-                    continue
-                try:
-                    yield one.clip, self._row(one.clip, values)
-                except WamloomError as error:
-                    yield one.clip, error
+        with contextlib.closing(ahead(self._pixels(works), AHEAD)) as clips:
+            for batch in self._batches(clips, self._recipe.batch_clips):
+                for one, values in zip(batch, self._values(batch), strict=True):
+                    if isinstance(values, WamloomError):
+                        yield one.clip, values
+                        continue
+                    try:
+                        row = self._row(one.clip, values)
+                    except WamloomError as error:
+                        yield one.clip, error
+                        continue
+                    yield one.clip, row
 
     def _pixels(self, works: Iterable[ClipSource]) -> Iterator[_Pixels]:
         """Every clip of ``works`` decoded; once a view cannot be read, none of its clips is tried again."""

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lance.blob import BlobType
 
+from pipelines.lake_columns import add_lacking, lacking
 from pipelines.lake_videos import VideoFolder, publish, sweep
 from pipelines.rows import META_COLUMNS, Row, StoredEpisode, staged_files, stored_episode
 from pipelines.storage import exclusive, files_under, fsync_file, fsync_folder
@@ -166,6 +167,7 @@ class Lake:
                 return 0
             before = set(files_under(path))
             try:
+                add_lacking(dataset, schema, str(path))
                 dataset.merge_insert(key).when_not_matched_insert_all().execute(_to_lance(missing, schema))
             except _COMMIT_ERRORS as error:
                 if attempt == _COMMIT_TRIES:
@@ -246,7 +248,9 @@ class Lake:
         key, _ = _TABLES[name]
         wanted = list(dict.fromkeys([key, *columns]))
         try:
-            found = self.table(name).to_table(columns=wanted, filter=where.strip() or None)
+            table = self.table(name)
+            absent = lacking(table, wanted)
+            found = table.to_table(columns=[one for one in wanted if one not in absent], filter=where.strip() or None)
         except _COMMIT_ERRORS as error:
             if where:
                 message = _RUST_PLACE.sub("", str(error))
@@ -259,7 +263,8 @@ class Lake:
             raise LakeError(
                 f"the table {name} cannot be read: {error}", str(self._path(name)), reason="damaged"
             ) from error
-        result: list[Row] = sorted(found.to_pylist(), key=lambda row: str(row[key]))
+        rows = [row | dict.fromkeys(absent) for row in found.to_pylist()]
+        result: list[Row] = sorted(rows, key=lambda row: str(row[key]))
         return result
 
     def select(self, name: str, columns: Sequence[str]) -> pa.Table:

@@ -1,7 +1,7 @@
 """Are the latents of a lake of the frames they name? Some clips are decoded back and compared with their source."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipelines.encoders import Encoder
 from pipelines.lake import Lake, quoted
 from pipelines.rows import Row
 from pipelines.verify import Problem
-from pipelines.views import picture_sizes, views_fingerprint
+from pipelines.views import Area, picture_sizes, views_fingerprint
 from schemas.episode import EncodedView
 from schemas.errors import LakeError, UsageError
 from schemas.fingerprint import fingerprint
@@ -41,7 +41,7 @@ class ClipCheck:
     latent_id: str
     where: str
     psnr: float
-    """dB at lag 0, over all frames; infinite where decoding gives the very pixels."""
+    """dB at lag 0, over all frames, of the worst tile; infinite where decoding gives the very pixels."""
     lag: int | None
     """Frames by which the latents lag their source where they match best; None: the picture stands still."""
     mean: float
@@ -71,7 +71,9 @@ def check_latents(
         f"encoder_fingerprint = {quoted(encoder.fingerprint)} and "
         f"views_fingerprint = {quoted(views_fingerprint(recipe.views))}"
     )
-    ids = [row["latent_id"] for row in lake.rows("latents", [], condition)]
+    slots = recipe.views.slots  # of which the fingerprint does not tell
+    rows = lake.rows("latents", ["slot"], condition)
+    ids = [row["latent_id"] for row in rows if not slots or row["slot"] in slots]
     if not ids:
         raise LakeError(
             f"there are no {encoder.name} latents of these weights and views",
@@ -123,20 +125,25 @@ def _check(lake: Lake, reader: ClipReader, recipe: EncodeRecipe, encoder: Encode
     source = _source(row["slot"], [slot for slot, _ in tiles] or [row["slot"]], episode.views, recipe, clip)
     values = np.frombuffer(row["data"], np.dtype(row["dtype"])).reshape(row["shape"]).astype(np.float32)
     pictures = reader.parts(source, clip)
-    parts = [values]
-    if reader.canvas is not None and reader.canvas.joins_latents:
-        parts = [
-            np.ascontiguousarray(area.of(values, encoder.spatial_stride)) for area in areas_of(reader.canvas, source)
-        ]
-    decoded = [encoder.decode(part) for part in parts]
-    by_lag = {
-        lag: _psnr(decoded, pictures, lag) for lag in range(-MAX_LAG, MAX_LAG + 1) if len(clip.frame_ids) > abs(lag)
-    }
+    if reader.canvas is None:
+        decoded: list[np.ndarray] = [encoder.decode(values)]
+    else:  # tile by tile, since one may lag, or be of something else, where all together look well
+        areas = areas_of(reader.canvas, source)
+        if reader.canvas.joins_latents:
+            stride = encoder.spatial_stride
+            decoded = [encoder.decode(np.ascontiguousarray(area.of(values, stride))) for area in areas]
+        else:
+            decoded = _cut(encoder.decode(values), areas)
+            pictures = tuple(_cut(pictures[0], areas))
+    by_lag = [
+        {lag: _psnr(one, two, lag) for lag in range(-MAX_LAG, MAX_LAG + 1) if len(clip.frame_ids) > abs(lag)}
+        for one, two in zip(decoded, pictures, strict=True)
+    ]
     return ClipCheck(
         str(row["latent_id"]),
         f"latent {row['latent_id'][:12]} of {source.where}",
-        by_lag[0],
-        best_lag(by_lag),
+        min(one[0] for one in by_lag),
+        worst_lag([best_lag(one) for one in by_lag]),
         float(values.mean()),
         float(values.std()),
     )
@@ -145,8 +152,8 @@ def _check(lake: Lake, reader: ClipReader, recipe: EncodeRecipe, encoder: Encode
 def _source(
     name: str, slots: list[str], views: Mapping[str, EncodedView], recipe: EncodeRecipe, clip: ClipPlan
 ) -> ClipSource:
-    sizes = {label: (height, width) for label, height, width in picture_sizes(recipe.views, views)}
-    height, width = sizes[name]
+    of_one = recipe.views if recipe.views.canvas else recipe.views.model_copy(update={"slots": (name,)})
+    ((_, height, width),) = picture_sizes(of_one, views)
     return ClipSource(clip.episode_id, name, height, width, tuple((slot, views[slot]) for slot in slots), (clip,))
 
 
@@ -160,13 +167,20 @@ def best_lag(psnr_by_lag: Mapping[int, float]) -> int | None:
     return near[0] if len(near) == 1 else None
 
 
-def _psnr(decoded: list[np.ndarray], source: tuple[np.ndarray, ...], lag: int) -> float:
-    """dB between decoded frame t and source frame t - lag, over all frames that both have, all tiles together."""
-    squares, number = 0.0, 0
-    for ours, theirs in zip(decoded, source, strict=True):
-        count = len(theirs) - abs(lag)
-        one = ours[max(0, lag) : max(0, lag) + count].astype(np.float64)
-        two = theirs[max(0, -lag) : max(0, -lag) + count]
-        squares += float(np.square(one - two).sum())
-        number += one.size
-    return math.inf if not squares else 10 * math.log10(255**2 * number / squares)
+def worst_lag(lags: Sequence[int | None]) -> int | None:
+    """The lag of the tile that lags most; 0 where none does and of one it is known; None where all stand still."""
+    known = [lag for lag in lags if lag is not None]
+    return max(known, key=abs) if known else None
+
+
+def _cut(pictures: np.ndarray, areas: Sequence[Area]) -> list[np.ndarray]:
+    """uint8 [F, h, w, 3] of each area of ``pictures`` [F, H, W, 3]."""
+    return [pictures[:, area.top : area.top + area.height, area.left : area.left + area.width] for area in areas]
+
+
+def _psnr(decoded: np.ndarray, source: np.ndarray, lag: int) -> float:
+    """dB between decoded frame t and source frame t - lag, over all frames that both have."""
+    count = len(source) - abs(lag)
+    one = decoded[max(0, lag) : max(0, lag) + count].astype(np.float64)
+    error = float(np.square(one - source[max(0, -lag) : max(0, -lag) + count]).mean())
+    return 10 * math.log10(255**2 / error) if error else math.inf

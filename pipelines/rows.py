@@ -16,7 +16,7 @@ from schemas.episode import Calibration, EncodedView, Episode, EpisodeRef, Instr
 from schemas.errors import LakeError, RejectEpisode, WamloomError
 from schemas.findings import Finding, Measure, Severity
 from schemas.fingerprint import bytes_sha256, fingerprint
-from schemas.tables import BLOB_COLUMNS, BLOB_PREFIX, DEPTH_PREFIX, EPISODE_FIELDS, STAGED_EPISODES
+from schemas.tables import ADDED_COLUMNS, BLOB_COLUMNS, BLOB_PREFIX, DEPTH_PREFIX, EPISODE_FIELDS, STAGED_EPISODES
 from schemas.time import parse_rate, rate_text
 from schemas.work import Outcome
 from validation import signature
@@ -247,9 +247,14 @@ def staged_files(views: Any) -> list[str]:
 
 
 def row_sha256(batch: pa.RecordBatch | pa.Table) -> str:
-    """The hash of the one row in ``batch`` over every column that takes part (see ``UNHASHED``)."""
-    facts = {name: _hashable(batch.column(name)[0]) for name in batch.schema.names if name not in UNHASHED}
-    return fingerprint("row-1", facts)
+    """The hash of the one row in ``batch`` over every column that takes part (see ``UNHASHED``).
+
+    A row from before a column was there has none in it, and was hashed without.
+    """
+    cells = {name: batch.column(name)[0] for name in batch.schema.names if name not in UNHASHED}
+    return fingerprint(
+        "row-1", {name: _hashable(cell) for name, cell in cells.items() if cell.is_valid or name not in ADDED_COLUMNS}
+    )
 
 
 def _hashable(scalar: Any) -> Any:

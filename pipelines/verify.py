@@ -95,7 +95,7 @@ def latent_problems(row: Row) -> Iterator[str]:
     frames, leading, stride = len(row["frame_ids"]), row["leading_frames"], row["temporal_stride"]
     if not is_clip_length(frames, leading, stride) or shape[0] != num_latent_frames(frames, leading, stride):
         yield f"{shape[0]} latent frames of {frames} frames, {leading} + {stride} * k of which make 1 + k"
-    if len(row["times_ns"]) != frames or any(len(tile["frame_ids"]) != frames for tile in row["tiles"] or []):
+    if len(row["times_ns"]) != frames or any(len(tile["frame_ids"]) != frames for tile in row.get("tiles") or []):
         yield f"its times or tiles are not of {frames} frames"
     if not np.isfinite(np.frombuffer(row["data"], dtype)).all():
         yield "its values are not all finite"

@@ -1,5 +1,6 @@
 """View recipes: the size of a view, and canvases that make several views one picture, or one latent."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -156,7 +157,7 @@ def nearest_size(canvas: Canvas, height: int, width: int, multiple: int) -> tupl
         (height, [share for tile in canvas.tiles for share in (tile.top, tile.height)]),
         (width, [share for tile in canvas.tiles for share in (tile.left, tile.width)]),
     ):
-        step = multiple * int(np.lcm.reduce([share.denominator for share in shares]))
+        step = multiple * math.lcm(*(share.denominator for share in shares))
         found.append(max(step, round(size / step) * step))
     return found[0], found[1]
 

@@ -1,5 +1,6 @@
 """Canvases: several views as one picture, or one latent, by a named and versioned table of tiles."""
 
+import re
 from fractions import Fraction
 from typing import Annotated, Literal
 
@@ -11,14 +12,20 @@ Fit = Literal["stretch", "crop", "pad"]
 """How a view gets another shape: ``stretch``ed; ``crop``ped in the middle; ``pad``ded with black to the right shape."""
 
 MAX_TILES = 64
+MAX_EDGE_PX = 1 << 16
+"""Of a picture that a recipe asks for; beyond lie mistakes, and numbers that do not fit where sizes are reckoned."""
+_SHARE = re.compile(r"[0-9]{1,6}(/[0-9]{1,6}|\.[0-9]{1,6})?", re.ASCII)
 
 
 def _share(value: object) -> Fraction:
-    if isinstance(value, bool) or not isinstance(value, int | str | Fraction):
-        raise ValueError(f'{value!r} is no share such as 1 or "1/2"')
+    if isinstance(value, Fraction):
+        return value
+    # few digits, and no exponents: a short text can be a number that nothing holds
+    if isinstance(value, bool) or not isinstance(value, int | str) or not _SHARE.fullmatch(str(value)):
+        raise ValueError(f'{value!r:.80} is no share such as 1 or "1/2"')
     try:
         return Fraction(value)
-    except (ValueError, ZeroDivisionError) as error:
+    except ZeroDivisionError as error:
         raise ValueError(f'{value!r} is no share such as 1 or "1/2"') from error
 
 
@@ -53,8 +60,8 @@ class Canvas(_Frozen):
     source: str = ""
     join: Literal["pixels", "latents"] = "pixels"
     """Whether tiles become one picture before the encoder, or are encoded each by itself and become one latent after it."""
-    height_px: int = Field(gt=0)
-    width_px: int = Field(gt=0)
+    height_px: int = Field(gt=0, le=MAX_EDGE_PX)
+    width_px: int = Field(gt=0, le=MAX_EDGE_PX)
     """The size where a recipe gives none."""
     fit: Fit = "stretch"
     tiles: tuple[Tile, ...] = Field(min_length=1, max_length=MAX_TILES)

@@ -40,6 +40,8 @@ class ClipPlan:
             self.frame_ids,
             self.times_ns,
             *([self.tiles] if self.tiles else []),
+            # one instant has no rate of its own: at another it is another clip, or its row would tell only one of them
+            *([self.rate_told] if len(self.frame_ids) == 1 and self.rate_told != "native" else []),
         )
 
     @property
@@ -57,11 +59,12 @@ def is_same_rate(told: str, wanted: str, camera_hz: float) -> bool:
     """
     if told == wanted:
         return True
-    one, two = (_hertz(text, camera_hz) for text in (told, wanted))
+    one, two = (hertz_of(text, camera_hz) for text in (told, wanted))
     return one > 0 and abs(one - two) <= one / 1000
 
 
-def _hertz(told: str, camera_hz: float) -> float:
+def hertz_of(told: str, camera_hz: float) -> float:
+    """Frames a second of latents told to be at a rate, for a camera of so many (0: unknown)."""
     name, _, stride = told.partition("/")
     return camera_hz / int(stride or 1) if name == "native" else float(parse_rate(told))
 
@@ -74,3 +77,7 @@ class LatentClip:
     values: np.ndarray
     temporal_stride: int
     leading_frames: int
+    latent_id: str
+    """Of its row in the lake."""
+    period_ns: int
+    """From one of its frames to the next, where it has only one; 0: unknown."""

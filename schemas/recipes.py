@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
 from schemas.action_recipe import ActionRecipe
-from schemas.canvas import Fit
+from schemas.canvas import MAX_EDGE_PX, Fit
 from schemas.embodiment import ViewSlot
 from schemas.errors import RecipeError
 from schemas.findings import Severity
@@ -111,8 +111,8 @@ class ViewsRecipe(_Frozen):
     """Empty: every view the episode has."""
     canvas: str = ""
     """A canvas that makes several views one, by name or as a ``.toml`` file; it says which views, and how they fit."""
-    height_px: int | None = Field(default=None, gt=0)
-    width_px: int | None = Field(default=None, gt=0)
+    height_px: int | None = Field(default=None, gt=0, le=MAX_EDGE_PX)
+    width_px: int | None = Field(default=None, gt=0, le=MAX_EDGE_PX)
     """Both None: the size of the source, or of the canvas."""
     fit: Fit = "pad"
     filter: Literal["area", "bilinear", "bicubic", "lanczos"] = "area"

@@ -167,5 +167,7 @@ BLOB_COLUMNS = tuple(prefix + slot for prefix in (BLOB_PREFIX, DEPTH_PREFIX) for
 
 STAGED_EPISODES = pa.schema([*EPISODE_FIELDS, *(pa.field(name, pa.large_binary()) for name in BLOB_COLUMNS)])
 """Episodes on their way into the lake; there the video columns become Lance blobs."""
+ADDED_COLUMNS = frozenset({"tiles"})
+"""Columns that tables of earlier versions lack. Rows from then have none in them, and their hashes are without."""
 LATENTS = pa.schema(LATENT_FIELDS)
 TEXTS = pa.schema(TEXT_FIELDS)

@@ -1,8 +1,8 @@
 """The recipe of ``wamloom texts``: which prompts are made of instructions, and how they are encoded and kept."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Step = Literal["strip", "spaces", "lower", "underscores", "newlines", "period"]
 """Done to an instruction before it goes into a template: white space around it left out; runs of white space become one
@@ -34,3 +34,17 @@ class TextRecipe(BaseModel):
     unit_prompts: int = Field(default=256, gt=0)
     """Prompts per work unit, at most."""
     max_failed_fraction: float = Field(default=0.0, ge=0, le=1)
+
+    @field_validator("template", "fields", "extra_prompts")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        """A command line of bytes that are no UTF-8 comes as halves of characters, which no table holds."""
+        texts = [part for pair in value.items() for part in pair] if isinstance(value, dict) else value
+        if isinstance(texts, str):
+            texts = [texts]
+        try:
+            for text in texts:
+                str(text).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("there are bytes in it that are no UTF-8 text") from error
+        return value

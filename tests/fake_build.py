@@ -180,7 +180,7 @@ def _clips(
     clip = ClipPlan(
         plan.episode_id, slot, "views", "encoder", tuple(range(num_frames)), tuple(times[:num_frames].tolist()), rate
     )
-    return [LatentClip(clip, random.normal(size=(num_latents, 2, 3, 4)).astype(np.float32), 4, 1)]
+    return [LatentClip(clip, random.normal(size=(num_latents, 2, 3, 4)).astype(np.float32), 4, 1, clip.latent_id, 0)]
 
 
 def frame_number(slot: str, step: int) -> int:
