@@ -297,9 +297,10 @@ def validate_model[M: BaseModel](kind: type[M], values: dict[str, Any], where: s
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
             raise RecipeError(f"unknown key {path!r}", where, hint) from error
         message = first["msg"].removeprefix("Value error, ")
-        if not isinstance(first["input"], dict):  # of a whole table, the message says what contradicts what
-            raise RecipeError(f"{path}: {message}", where, f"found {first['input']!r}"[:200]) from error
-        raise RecipeError(f"{path}: {message}" if path else message, where) from error
+        given = first["input"]
+        # of a whole table the message says what contradicts what, and its values would drown that
+        told = f"its keys: {', '.join(map(str, given))}" if isinstance(given, dict) else f"found {given!r}"
+        raise RecipeError(f"{path}: {message}" if path else message, where, told[:200]) from error
 
 
 def _merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
