@@ -7,10 +7,11 @@ from jobs.execute import WorkerSpec
 from jobs.options import Answer, EncodeOptions
 from jobs.run import run_units
 from jobs.staging import run_staging
-from pipelines.encode_commit import EncodeTotals, LatentCommitter
+from pipelines.encode_commit import LatentCommitter
 from pipelines.encode_plan import EncodePlan, plan_encode
 from pipelines.encode_unit import EncodeWorker, load_encoder
 from pipelines.lake import Lake
+from pipelines.staged_rows import Account
 
 
 def run(options: EncodeOptions) -> Answer:
@@ -75,13 +76,13 @@ def _lacking(plan: EncodePlan) -> list[str]:
     ]
 
 
-def _answer(options: EncodeOptions, plan: EncodePlan, totals: EncodeTotals, seconds: float) -> Answer:
+def _answer(options: EncodeOptions, plan: EncodePlan, totals: Account, seconds: float) -> Answer:
     values: dict[str, Any] = {
         "lake": options.lake,
         "encoder": options.recipe.encoder,
         "encoder_fingerprint": plan.encoder_fingerprint,
         "episodes": plan.episodes,
-        "clips": totals.clips,
+        "clips": totals.planned,
         "computed": totals.computed,
         "cached": totals.cached,
         "cached_frames": plan.cached_frames,
@@ -94,7 +95,7 @@ def _answer(options: EncodeOptions, plan: EncodePlan, totals: EncodeTotals, seco
         "seconds": round(seconds, 2),
     }
     lines = [
-        f"{totals.clips} clips of {plan.episodes} episodes: {totals.computed} computed, {totals.cached} in the lake already "
+        f"{totals.planned} clips of {plan.episodes} episodes: {totals.computed} computed, {totals.cached} in the lake already "
         f"({plan.cached_frames} frames saved), {totals.failed} failed",
         f"{plan.num_frames} frames encoded with {options.recipe.encoder} ({plan.latent_bytes / 1e6:.1f} MB of latents)",
     ]
@@ -105,5 +106,5 @@ def _answer(options: EncodeOptions, plan: EncodePlan, totals: EncodeTotals, seco
             "what lies before the first of clip.phases"
         )
     warnings += _lacking(plan)
-    over = totals.failed > options.recipe.max_failed_fraction * max(1, totals.clips)
+    over = totals.failed > options.recipe.max_failed_fraction * max(1, totals.planned)
     return Answer(values, lines, 4 if over else 0, warnings)

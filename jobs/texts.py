@@ -7,7 +7,7 @@ from jobs.options import Answer, TextsOptions
 from jobs.run import run_units
 from jobs.staging import run_staging
 from pipelines.lake import Lake
-from pipelines.texts import TextCommitter, TextPlan, TextTotals, load_text_encoder, plan_texts
+from pipelines.texts import TextCommitter, TextPlan, load_text_encoder, plan_texts
 
 _STAND_IN = "hashed"
 
@@ -28,8 +28,8 @@ def run(options: TextsOptions) -> Answer:
             {"staging": str(staging), "recipe": recipe, "planned": plan.encoder_fingerprint},
         )
         facts = run_units(plan.units, worker, committer.add, executor=options.executor, title="texts")
-        totals = committer.close()
-    return _answer(options, plan, totals, facts.seconds)
+        committer.close()
+    return _answer(options, plan, committer, facts.seconds)
 
 
 def _facts(options: TextsOptions, plan: TextPlan) -> dict[str, Any]:
@@ -65,26 +65,27 @@ def _warnings(plan: TextPlan) -> list[str]:
     ]
 
 
-def _answer(options: TextsOptions, plan: TextPlan, totals: TextTotals, seconds: float) -> Answer:
+def _answer(options: TextsOptions, plan: TextPlan, committer: TextCommitter, seconds: float) -> Answer:
+    totals = committer.totals
     recipe = options.recipe
     values = {
         **_facts(options, plan),
         "computed": totals.computed,
         "failed": totals.failed,
-        "full": totals.full,
-        "text_bytes": totals.num_bytes,
+        "full": committer.full,
+        "text_bytes": committer.num_bytes,
         "reasons": dict(sorted(totals.reasons.items())),
         "seconds": round(seconds, 2),
     }
     lines = [
         _found(plan),
-        f"{totals.computed} computed with {recipe.encoder} ({totals.num_bytes / 1e6:.1f} MB), {totals.cached} in the lake "
+        f"{totals.computed} computed with {recipe.encoder} ({committer.num_bytes / 1e6:.1f} MB), {totals.cached} in the lake "
         f"already, {totals.failed} failed",
     ]
     warnings = [f"failed ({o.reason}): {o.where}: {o.message}" for o in totals.problems[:5]] + _warnings(plan)
-    if totals.full:
-        warnings.append(f"{totals.full} prompts fill all {plan.length} tokens; what is longer was cut")
+    if committer.full:
+        warnings.append(f"{committer.full} prompts fill all {plan.length} tokens; what is longer was cut")
     if recipe.encoder == _STAND_IN:
         warnings.append(f"{_STAND_IN} is a stand-in that knows no meaning: not for training; name another --encoder")
-    over = totals.failed > recipe.max_failed_fraction * max(1, totals.prompts)
+    over = totals.failed > recipe.max_failed_fraction * max(1, totals.planned)
     return Answer(values, lines, 4 if over else 0, warnings)

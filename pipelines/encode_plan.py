@@ -12,7 +12,7 @@ from pipelines.clips import ClipSource, EncoderShape, clip_bytes, episode_clips
 from pipelines.encode_unit import shape_of
 from pipelines.encoders import Encoder
 from pipelines.lake import Lake
-from pipelines.versions import superseded
+from pipelines.selection import kept_rows
 from pipelines.views import views_fingerprint
 from schemas.errors import LakeError
 from schemas.fingerprint import fingerprint
@@ -51,15 +51,7 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
     Raises LakeError where no kept episode matches or no clip can be cut, RecipeError where a view's size does not fit the
     encoder or a clip would not fit into memory.
     """
-    # not joined into one condition: a filter with a bracket of its own would reach episodes that were not kept
-    old = superseded(lake)
-    rows = [
-        row
-        for row in lake.rows("episodes", _COLUMNS, where)
-        if row["outcome"] == "kept" and row["episode_id"] not in old
-    ]
-    if not rows:
-        raise LakeError("no kept episode matches", str(lake.root), "see `wamloom status --lake LAKE`", "empty")
+    rows = kept_rows(lake, where, _COLUMNS)
     shape, views = shape_of(encoder), views_fingerprint(recipe.views)
     cached_ids = {
         row["latent_id"]

@@ -9,7 +9,7 @@ import numpy as np
 from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
 from pipelines.lake import Lake, quoted
-from pipelines.rows import META_COLUMNS, StoredEpisode, stored_episode
+from pipelines.rows import META_COLUMNS, Row, StoredEpisode, stored_episode
 from pipelines.versions import superseded
 from schemas.errors import FingerprintMismatch, LakeError, LayoutError, RecipeError
 from schemas.recipes import BuildRecipe
@@ -27,24 +27,28 @@ class Chunked(Protocol):
         ...
 
 
-def kept_ids(lake: Lake, where: str) -> list[tuple[str, str]]:
-    """(episode id, row hash) of every kept, current episode for which ``where`` holds. Raises LakeError if there is none."""
+def kept_rows(lake: Lake, where: str, columns: Sequence[str]) -> list[Row]:
+    """``columns`` of every kept, current episode for which ``where`` holds. Raises LakeError if there is none."""
     # not joined into one condition: a filter with a bracket of its own would reach episodes that were not kept
-    rows = lake.rows("episodes", ["outcome", "row_sha256"], where)
     old = superseded(lake)
-    ids = [
-        (row["episode_id"], row["row_sha256"])
-        for row in rows
+    rows = [
+        row
+        for row in lake.rows("episodes", list(dict.fromkeys(["outcome", *columns])), where)
         if row["outcome"] == "kept" and row["episode_id"] not in old
     ]
-    if not ids:
+    if not rows:
         raise LakeError(
             "no kept episode matches",
             str(lake.root),
             "see `wamloom status --lake LAKE`, and the recipe's `where`",
             "empty",
         )
-    return ids
+    return rows
+
+
+def kept_ids(lake: Lake, where: str) -> list[tuple[str, str]]:
+    """(episode id, row hash) of every kept, current episode for which ``where`` holds. Raises LakeError if there is none."""
+    return [(row["episode_id"], row["row_sha256"]) for row in kept_rows(lake, where, ["row_sha256"])]
 
 
 def stored_episodes(lake: Lake, episode_ids: Sequence[str], batch: int = 64) -> Iterator[StoredEpisode]:

@@ -5,9 +5,8 @@
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -17,12 +16,13 @@ from pipelines import registry
 from pipelines.lake import Lake, quoted
 from pipelines.prompts import EPISODE_FIELDS, prompts_of, template_of
 from pipelines.rows import Row
+from pipelines.selection import kept_rows
+from pipelines.staged_rows import Account, commit_staged
 from pipelines.storage import file_record, fsync_file, fsync_folder, writing
 from pipelines.text_encoders import TextEncoder
 from pipelines.text_rows import EMPTY, text_batch, text_id
-from pipelines.versions import superseded
 from schemas.embodiment import Embodiment
-from schemas.errors import FingerprintMismatch, LakeError, RecipeError, WamloomError
+from schemas.errors import FingerprintMismatch, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.tables import TEXTS
 from schemas.text_recipe import TextRecipe
@@ -84,14 +84,7 @@ def plan_texts(lake: Lake, recipe: TextRecipe, encoder: TextEncoder, where: str 
     taken = sorted(set(recipe.fields) & set(EPISODE_FIELDS))
     if taken:
         raise RecipeError(f"the field {taken[0]!r} is what an episode gives", "fields", "give your own another name")
-    old = superseded(lake)
-    rows = [
-        row
-        for row in lake.rows("episodes", _COLUMNS, where)
-        if row["outcome"] == "kept" and row["episode_id"] not in old
-    ]
-    if not rows:
-        raise LakeError("no kept episode matches", str(lake.root), "see `wamloom status --lake LAKE`", "empty")
+    rows = kept_rows(lake, where, _COLUMNS)
     instructions = speechless = 0
     found: dict[str, None] = dict.fromkeys((EMPTY, *recipe.extra_prompts))
     for row in rows:
@@ -210,59 +203,27 @@ class TextWorker:
         """Nothing is held open."""
 
 
-@dataclass(slots=True)
-class TextTotals:
-    """The account of a run: prompts = cached + computed + failed."""
-
-    prompts: int = 0
-    cached: int = 0
-    computed: int = 0
-    failed: int = 0
-    full: int = 0
-    """Computed prompts that fill all tokens there are: those that are longer were cut."""
-    num_bytes: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    problems: list[Outcome] = field(default_factory=list)
-
-
 class TextCommitter:
     """Puts staged embeddings into the lake, a unit at a time, and keeps the account."""
 
     def __init__(self, lake: Lake, plan: TextPlan, staging: Path) -> None:
         self._lake = lake
         self._staging = staging
-        self.totals = TextTotals(prompts=plan.num_prompts, cached=plan.cached)
+        self.totals = Account("prompts", plan.num_prompts, plan.cached)
+        self.full = 0
+        """Computed prompts that fill all tokens there are: those that are longer were cut."""
+        self.num_bytes = 0
 
     def add(self, result: UnitResult) -> None:
         """Commits one unit; after this returns, its embeddings survive anything."""
-        for record in result.files:
-            path = self._staging / record.path
-            with pa.memory_map(str(path)) as file:
-                rows = pa.ipc.open_file(file).read_all()
-            if rows.num_rows:
-                self._lake.insert("texts", rows)
-            path.unlink()
-        totals = self.totals
+        commit_staged(self._lake, "texts", self._staging, result.files)
+        self.totals.add(result.outcomes)
         for outcome in result.outcomes:
-            if outcome.kind == "kept":
-                numbers: Mapping[str, float] = dict(outcome.numbers)
-                totals.computed += 1
-                totals.full += int(numbers["full"])
-                totals.num_bytes += int(numbers["bytes"])
-            else:
-                totals.failed += 1
-                totals.reasons[outcome.reason] += 1
-                totals.problems.append(outcome)
+            numbers: Mapping[str, float] = dict(outcome.numbers)
+            self.full += int(numbers.get("full", 0))
+            self.num_bytes += int(numbers.get("bytes", 0))
 
-    def close(self) -> TextTotals:
+    def close(self) -> Account:
         """Proves the account. Raises LakeError where a planned prompt has neither an embedding nor a failure."""
-        totals = self.totals
-        if totals.cached + totals.computed + totals.failed != totals.prompts:
-            raise LakeError(
-                f"the account does not close: {totals.prompts} prompts, {totals.cached} cached, {totals.computed} computed, "
-                f"{totals.failed} failed",
-                str(self._lake.root),
-                "run the same command again; it computes what is missing",
-                "account",
-            )
-        return totals
+        self.totals.close(str(self._lake.root))
+        return self.totals

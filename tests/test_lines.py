@@ -403,7 +403,7 @@ def test_a_robot_without_proprio(tmp_path: Path) -> None:
         ({"rate": 100_000}, "over 20 times"),
         ({"video": {"preset": "nosuch"}}, "encoder refuses"),
         ({"views": {"height_px": 3, "width_px": 3}}, "even sizes"),
-        ({"views": {"height_px": 100_000, "width_px": 100_000}}, "max_pixels"),
+        ({"views": {"height_px": 60_000, "width_px": 60_000}}, "max_pixels"),
     ],
 )
 def test_what_a_format_refuses_is_told_by_the_plan(
