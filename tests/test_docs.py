@@ -59,6 +59,7 @@ def test_readme_has_an_example_of_every_verb() -> None:
         "report",
         "status",
         "show",
+        "views",
     }
 
 
