@@ -4,37 +4,38 @@
 ``build_publish.publish_build`` the indexes, the statistics and the manifest.
 """
 
-import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 from pipelines import registry
 from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
+from pipelines.build_groups import Member, group_key, group_names, plan_group, plan_units, try_formats
 from pipelines.build_latents import choose_latents, no_latents
 from pipelines.build_stats import (
     GivenStatistics,
     GroupGathering,
     GroupStatistics,
-    chunk_layout,
     given_statistics,
     statistics_files,
 )
+from pipelines.build_texts import BuildTexts
 from pipelines.build_unit import LatentChoice
-from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan
+from pipelines.formats import EpisodePlan, Format, GroupPlan
+from pipelines.holdout import validation_ids
 from pipelines.lake import Lake, quoted
-from pipelines.numbers import EpisodeNumbers, check_rate, instruction_runs, numbers_of
+from pipelines.numbers import check_rate, numbers_of
 from pipelines.rows import StoredEpisode
-from pipelines.selection import action_plan, chunks_of, kept_ids, stored_episodes, telling
-from pipelines.tokenizers import Tokenizer, check_offset
-from pipelines.views import picture_sizes, shown_views
-from pipelines.windows import Windows, plan_windows
-from schemas.errors import LakeError, LayoutError, RecipeError, WamloomError
+from pipelines.selection import action_plan, kept_ids, stored_episodes, telling
+from pipelines.tokenizers import check_offset
+from pipelines.twins import twin_pairs
+from pipelines.views import shown_views
+from pipelines.windows import plan_windows
+from schemas.errors import LakeError, LayoutError, RecipeError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
-from schemas.time import rate_text
 from schemas.work import Outcome, WorkUnit
 
 
@@ -76,6 +77,26 @@ class BuildPlan:
         }
         return statistics_files(recipe, plan, found, facts)
 
+    def shares(self, recipe: BuildRecipe) -> dict[str, float]:
+        """By group: the part of training samples to take from it, so that data sets stand to each other as their weights
+        and the groups of one as their steps; {} where the recipe has no mixture. Raises RecipeError where it does not fit.
+        """
+        if not recipe.mixture:
+            return {}
+        found = sorted({group.dataset for group in self.groups})
+        odd = sorted(set(found) ^ set(recipe.mixture))
+        if odd:
+            lacks = "has no weight" if odd[0] in found else "is not in this build"
+            raise RecipeError(f"the data set {odd[0]!r} {lacks}", "mixture", f"weigh each of {', '.join(found)}")
+        steps: Counter[str] = Counter()
+        for group in self.groups:
+            steps[group.dataset] += group.num_steps
+        whole = sum(recipe.mixture.values())
+        return {
+            group.name: recipe.mixture[group.dataset] / whole * group.num_steps / steps[group.dataset]
+            for group in self.groups
+        }
+
     @property
     def num_samples(self) -> int:
         """Windowed samples of all groups."""
@@ -85,23 +106,6 @@ class BuildPlan:
     def num_steps(self) -> int:
         """Steps of all groups."""
         return sum(group.num_steps for group in self.groups)
-
-
-@dataclass(slots=True)
-class _Member:
-    """What the plan remembers of one episode: no pixels, chunks only as long as the tokenizer is not fitted."""
-
-    episode_id: str
-    num_steps: int
-    windows: Windows
-    instruction: str
-    instructions: tuple[tuple[int, str], ...]
-    chunks: ActionChunks | None
-    """None where there is no tokenizer to fit."""
-
-    @property
-    def num_samples(self) -> int:
-        return len(self.windows.starts)
 
 
 def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
@@ -115,7 +119,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     ids = kept_ids(lake, recipe.where)
     latents, latent_hashes = choose_latents(lake, recipe, {episode_id for episode_id, _ in ids})
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))
-    members: dict[tuple[Any, ...], list[_Member]] = {}
+    members: dict[tuple[Any, ...], list[Member]] = {}
     gathered: dict[tuple[Any, ...], GroupGathering] = {}
     given: dict[tuple[Any, ...], GivenStatistics | None] = {}
     examples: dict[tuple[Any, ...], StoredEpisode] = {}
@@ -123,6 +127,8 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     dropped: list[Outcome] = []
     inputs = {episode_id: [row_hash] for episode_id, row_hash in ids}
     bare: list[tuple[str, str]] = []
+    texts = None if recipe.texts is None else BuildTexts(lake, recipe.texts)
+    validation = _validation(lake, [episode_id for episode_id, _ in ids], recipe)
     all_windowed = all(cast(Format, registry.load("formats", name).FORMAT).windowed for name in recipe.formats)
     for episode in stored_episodes(lake, ordered):
         shown = shown_views(recipe.views, episode.views)
@@ -154,7 +160,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         ]
         if not len(windows.starts) and all_windowed:
             continue
-        key = _group_key(episode, numbers, recipe)
+        key = group_key(episode, numbers, recipe)
         if not episode.embodiment.action and recipe.actions.source == "action":
             raise _no_action(episode)
         if key not in gathered:
@@ -172,15 +178,16 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         with telling(episode.embodiment.name, episode.dataset):
             gathered[key].add(chunks, numbers.valid & windows.selected)
         members.setdefault(key, []).append(
-            _Member(
-                episode.episode_id,
-                numbers.num_steps,
+            Member.of(
+                episode,
+                numbers,
                 windows,
-                _instruction(episode),
-                instruction_runs(episode, numbers.times_ns),
                 chunks.in_float32().without_unread() if recipe.tokenizer is not None else None,
+                "val" if episode.episode_id in validation else "train",
             )
         )
+        if texts is not None:
+            inputs[episode.episode_id] += texts.hashes_of(episode, members[key][-1].plan)
         examples.setdefault(key, episode)
         sources[episode.episode_id] = (episode.location, episode.source_key, episode.license)
     if bare:
@@ -194,15 +201,19 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     notes: list[str] = []
     statistics: dict[str, tuple[ActionPlan, GroupStatistics]] = {}
     keys = sorted(members, key=str)
-    for name, key in zip(_names([key[0] for key in keys]), keys, strict=True):
+    for name, key in zip(group_names([key[0] for key in keys]), keys, strict=True):
         plan = gathered[key].plan
         with telling(examples[key].embodiment.name, key[0]):
-            found = gathered[key].statistics([member.episode_id for member in members[key]])
+            found = gathered[key].statistics([member.plan.episode_id for member in members[key]])
             statistics[name] = (plan, found)
-            planned.append(_plan_group(name, key, members[key], plan, found, given[key], examples[key], recipe))
+            planned.append(plan_group(name, key, members[key], plan, found, given[key], examples[key], recipe))
         notes += _notes(name, key[2], plan, given[key], recipe)
-    units = [unit for group, episodes in planned for unit in _units(group, episodes, recipe, version, inputs, latents)]
-    _try_formats(units, recipe)
+    if recipe.split.val_fraction and not any(e.split == "val" for _, episodes in planned for e in episodes):
+        notes.append(f"no episode fell into val: {recipe.split.val_fraction} of so few may be none")
+    units = [
+        unit for group, episodes in planned for unit in plan_units(group, episodes, recipe, version, inputs, latents)
+    ]
+    try_formats(units, recipe)
     used = {episode.episode_id for _, episodes in planned for episode in episodes}
     content = fingerprint("lake-2", sorted((key, *hashes) for key, hashes in inputs.items() if key in used))
     whole = BuildPlan(
@@ -216,21 +227,16 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         statistics,
         tuple(notes),
     )
+    whole.shares(recipe)
     for group in whole.groups:
         whole.statistics_of(group, recipe)  # so that a form which does not suit the recipe is told before any work
     return whole
 
 
-def _names(datasets: Sequence[str]) -> list[str]:
-    """A name for each group of these data sets; from the second of one on with a number, and none twice."""
-    taken, names = set(datasets), list[str]()
-    for index, dataset in enumerate(datasets):
-        name, number = dataset, datasets[: index + 1].count(dataset)
-        while number > 1 and (name := f"{dataset}_{number}") in taken:
-            number += 1
-        taken.add(name)
-        names.append(name)
-    return names
+def _validation(lake: Lake, episode_ids: Sequence[str], recipe: BuildRecipe) -> set[str]:
+    if not recipe.split.val_fraction:
+        return set()
+    return validation_ids(episode_ids, recipe.split.val_fraction, twin_pairs(lake, episode_ids))
 
 
 def _no_view(episode: StoredEpisode, slot: str) -> str:
@@ -251,41 +257,6 @@ def _notes(
     ]
 
 
-def _instruction(episode: StoredEpisode) -> str:
-    """The first instruction with text; the empty one where the episode has none."""
-    return next((one.text for one in episode.instructions if one.text.strip()), "")
-
-
-def _group_key(episode: StoredEpisode, numbers: EpisodeNumbers, recipe: BuildRecipe) -> tuple[Any, ...]:
-    views = () if recipe.content == "latents" else picture_sizes(recipe.views, episode.views)
-    # robots of one name whose cards changed between two ingests are two robots
-    robot = (episode.embodiment.name, fingerprint(episode.embodiment))
-    return (episode.dataset, robot, rate_text(numbers.rate), views, episode.license)
-
-
-def _try_formats(units: Sequence[WorkUnit], recipe: BuildRecipe) -> None:
-    """Opens each format once per group in a scratch folder, so that what its encoder refuses is told before any work."""
-    groups = {plan.group.name: plan for plan in (cast(UnitPlan, unit.payload[0]) for unit in units)}
-    for plan in groups.values():
-        for slot, height, width in plan.group.views:
-            if height * width > recipe.limits.max_pixels:
-                raise RecipeError(
-                    f"view {slot} of {plan.group.name} would be {width} x {height} px, limits.max_pixels is "
-                    f"{recipe.limits.max_pixels}",
-                    "views",
-                    "set a smaller views.height_px and views.width_px",
-                )
-        for name in recipe.formats:
-            form = cast(Format, registry.load("formats", name).FORMAT)
-            with tempfile.TemporaryDirectory(prefix="wamloom-plan-") as scratch:
-                try:
-                    form.open_unit(plan, recipe, Path(scratch))
-                except WamloomError as error:
-                    raise RecipeError(
-                        error.message, f"{name} of {plan.group.name}", error.hint, error.reason
-                    ) from error
-
-
 def _no_action(episode: StoredEpisode) -> RecipeError:
     robot = episode.embodiment.name
     return RecipeError(
@@ -295,85 +266,3 @@ def _no_action(episode: StoredEpisode) -> RecipeError:
         f'"embodiment != {quoted(robot)}"',
         "no_action",
     )
-
-
-def _plan_group(
-    name: str,
-    key: tuple[Any, ...],
-    members: list[_Member],
-    plan: ActionPlan,
-    found: GroupStatistics,
-    given: GivenStatistics | None,
-    example: StoredEpisode,
-    recipe: BuildRecipe,
-) -> tuple[GroupPlan, tuple[EpisodePlan, ...]]:
-    layout = chunk_layout(plan, given.chunks if given else found.chunks, recipe)
-    tokenizer_json = None
-    if recipe.tokenizer is not None and any(member.num_samples for member in members):
-        chunks, mask = chunks_of(members, recipe.horizon)
-        fitted: Tokenizer = registry.load("tokenizers", recipe.tokenizer.name).fit(
-            layout.used(layout.normalized(chunks, recipe)), mask, **recipe.tokenizer.options
-        )
-        # Continuous values are the action chunks that the release holds anyway.
-        tokenizer_json = None if fitted.continuous else fitted.to_json()
-    episodes, first_step, first_sample = [], 0, 0
-    for index, member in enumerate(members):
-        episodes.append(
-            EpisodePlan(
-                member.episode_id,
-                index,
-                first_step,
-                member.num_steps,
-                first_sample,
-                member.num_samples,
-                member.instruction,
-                member.instructions,
-            )
-        )
-        first_step += member.num_steps
-        first_sample += member.num_samples
-    group = GroupPlan(
-        name=name,
-        robot=example.embodiment.name,
-        rate=key[2],
-        action_names=tuple(channel.name for channel in example.embodiment.action),
-        proprio_names=tuple(channel.name for channel in example.embodiment.proprio),
-        views=key[3],
-        stats={"action": found.action.to_mapping(), "proprio": found.proprio.to_mapping()},
-        chunk=layout,
-        tasks=tuple(sorted({text for episode in episodes for _, _, text in episode.texts})),
-        num_episodes=len(episodes),
-        num_steps=first_step,
-        license=example.license,
-        tokenizer_json=tokenizer_json,
-        given_stats=None
-        if given is None
-        else {"action": given.action.to_mapping(), "proprio": given.proprio.to_mapping()},
-    )
-    return group, tuple(episodes)
-
-
-def _units(
-    group: GroupPlan,
-    episodes: Sequence[EpisodePlan],
-    recipe: BuildRecipe,
-    version: str,
-    hashes: Mapping[str, Sequence[str]],
-    latents: LatentChoice | None,
-) -> list[WorkUnit]:
-    packs: list[list[EpisodePlan]] = []
-    size = 0
-    for episode in episodes:
-        frames = episode.num_steps * max(1, len(group.views))
-        if not packs or size + frames > recipe.unit_frames:
-            packs.append([])
-            size = 0
-        packs[-1].append(episode)
-        size += frames
-    units = []
-    for index, pack in enumerate(packs):
-        plan = UnitPlan(group, index, tuple(pack), len(packs))
-        inputs = [hashes[episode.episode_id] for episode in pack]
-        unit_id = fingerprint("build-unit-2", plan, inputs, recipe.fingerprint, latents, version)
-        units.append(WorkUnit(unit_id, (plan,), sum(episode.num_steps for episode in pack)))
-    return units

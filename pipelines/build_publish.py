@@ -40,21 +40,14 @@ def publish_build(
     counts: dict[str, dict[str, Any]] = {}
     for name in recipe.formats:
         form = cast(Format, registry.load("formats", name).FORMAT)
-        for group, episodes in plan.episodes:
-            folder = staging.files / name / group.name
+        for group, _ in plan.episodes:
+            folder = staging.files / (form.beside or name) / group.name
             facts = [
                 (cast(UnitPlan, unit.payload[0]), records[unit.unit_id]["facts"][name])
                 for unit in plan.units
                 if cast(UnitPlan, unit.payload[0]).group.name == group.name
             ]
-            form.finish(group, recipe, facts, folder)
-            windows = sum(episode.num_samples for episode in episodes)
-            shown = windows * recipe.horizon if form.windowed else group.num_steps  # a window past the end is padded
-            counts.setdefault(name, {})[group.name] = {
-                "samples": windows if form.windowed else group.num_steps,
-                "frames": shown * len(group.views),
-                "episodes": sum(1 for one in episodes if one.num_samples or not form.windowed),
-            }
+            counts.setdefault(name, {})[group.name] = dict(form.finish(group, recipe, facts, folder))
     for group in plan.groups:
         for file, content in plan.statistics_of(group, recipe).items():
             text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -66,7 +59,8 @@ def publish_build(
         for path in files_under(staging.files)
         if path.relative_to(staging.files).as_posix() not in written
     ]
-    units = [FileRecord(**entry) for record in records.values() for entry in record["files"]]
+    # of several units that wrote one file, such as the embedding of an instruction that both have, the record is one
+    files = {entry["path"]: FileRecord(**entry) for record in records.values() for entry in record["files"]}
     manifest = {
         "kind": "wamloom release",
         "build": plan.fingerprint(recipe, version),
@@ -74,12 +68,13 @@ def publish_build(
         "packages": dict(sorted(packages.items())),
         "recipe": recipe.model_dump(mode="json"),
         "lake_content": plan.lake_content,
+        "mixture": plan.shares(recipe),
         "latents": None if plan.latents is None else {"encoder": plan.latents[0], "views": plan.latents[1]},
         "counts": counts,
         "groups": [_group_entry(plan, recipe, group, episodes) for group, episodes in plan.episodes],
         "dropped": [asdict(outcome) for outcome in plan.dropped],
         "licenses": sorted({group.license for group in plan.groups}),
-        "files": [asdict(record) for record in sorted([*units, *indexes], key=lambda record: record.path)],
+        "files": [asdict(record) for record in sorted([*files.values(), *indexes], key=lambda record: record.path)],
     }
     staging.publish(manifest, indexes)
     return manifest

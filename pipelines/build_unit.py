@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pipelines import registry
 from pipelines.action_chunks import ActionChunks, ChunkLayout
 from pipelines.action_plan import ActionPlan
+from pipelines.build_texts import BuildTexts
 from pipelines.formats import BuiltEpisode, EpisodePlan, Format, GroupPlan, UnitPlan, UnitWriter
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, Origin, numbers_of
@@ -67,6 +68,7 @@ class BuildWorker:
         self._formats = {name: cast(Format, registry.load("formats", name).FORMAT) for name in recipe.formats}
         self._video = VideoTools(recipe.limits)
         self._canvas = canvas_plan(recipe.views)
+        self._texts = None if recipe.texts is None else BuildTexts(self._lake, recipe.texts)
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
         """Writes one unit. Raises WamloomError where the lake is damaged: a planned index must never be left empty."""
@@ -87,14 +89,14 @@ class BuildWorker:
         plan = cast(UnitPlan, unit.payload[0])
         corner = UnitFolder(self._staging, unit.unit_id, f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
         writers = {
-            name: form.open_unit(plan, self._recipe, corner.folder / name / plan.group.name)
+            name: form.open_unit(plan, self._recipe, corner.folder / (form.beside or name) / plan.group.name)
             for name, form in self._formats.items()
         }
         lineage: list[pa.Table] = []
         for episode in plan.episodes:
             built, stored, numbers = self._built(plan, episode)
             self._push(plan, built, stored, numbers, list(writers.values()))
-            lineage.append(_lineage_table(plan.group.name, built, numbers, self._recipe.views))
+            lineage.append(_lineage_table(plan.group.name, built, numbers, self._recipe))
         facts = {name: writer.close() for name, writer in writers.items()}
         path = corner.folder / LINEAGE / plan.group.name / f"{plan.file_index:05d}.parquet"
         path.parent.mkdir(parents=True)
@@ -109,7 +111,8 @@ class BuildWorker:
         shown = shown_views(self._recipe.views, stored.views)
         numbers = numbers_of(stored, self._recipe.rate, shown.slots)
         windows = plan_windows(numbers.times_ns, stored.segments, shown.slots, self._recipe)
-        pictures = {name: numbers.frames[shown.sources[name]] for name, _, _ in unit.group.views}
+        slot_of = self._recipe.names.slot
+        pictures = {name: numbers.frames[shown.sources[slot_of(name)]] for name, _, _ in unit.group.views}
         if (numbers.num_steps, len(windows.starts)) != (plan.num_steps, plan.num_samples):
             raise LakeError(
                 f"{numbers.num_steps} steps and {len(windows.starts)} windows where {plan.num_steps} and "
@@ -138,6 +141,7 @@ class BuildWorker:
             chunk_stops=windows.chunk_stops,
             selected=windows.selected if self._recipe.segments.is_set else None,
             latents=self._read_latents(stored) if self._latents else {},
+            embeddings=self._texts.embeddings_of(stored, plan) if self._texts else {},
             location=stored.location,
             source_key=stored.source_key,
         )
@@ -167,7 +171,8 @@ class BuildWorker:
             writer.begin(built)
         for name, _, _ in unit.group.views:
             step = 0
-            frames = self._frames(stored, name, numbers) if self._canvas is None else self._canvases(stored, numbers)
+            slot = self._recipe.names.slot(name)
+            frames = self._frames(stored, slot, numbers) if self._canvas is None else self._canvases(stored, numbers)
             for chunk in frames:
                 for writer in writers:
                     writer.frames(name, step, chunk)
@@ -244,7 +249,7 @@ class BuildWorker:
                 tuple(row["times_ns"]),
                 self._recipe.rate,
             )
-            clips.setdefault(row["slot"], []).append(
+            clips.setdefault(self._recipe.names.view(row["slot"]), []).append(
                 LatentClip(
                     plan,
                     values,
@@ -296,7 +301,7 @@ def _tokens(group: GroupPlan, recipe: BuildRecipe, chunks: _ReleasedChunks) -> l
     return found
 
 
-def _lineage_table(group: str, built: BuiltEpisode, numbers: EpisodeNumbers, views: ViewsRecipe) -> pa.Table:
+def _lineage_table(group: str, built: BuiltEpisode, numbers: EpisodeNumbers, recipe: BuildRecipe) -> pa.Table:
     """One row per step: which row of the action, of the proprio, and which frame of every view it came from, how far in
     time that lies before the step, and whether it still tells of the step."""
     plan, num = built.plan, built.plan.num_steps
@@ -313,8 +318,10 @@ def _lineage_table(group: str, built: BuiltEpisode, numbers: EpisodeNumbers, vie
     }
     if built.frame_ids:
         # of a canvas its own name, with the frames of its first view, and every view on it
-        frames = {name: numbers.frames[slot] for name, slot in shown_views(views, numbers.frames).sources.items()}
-        for name, origin in sorted({**numbers.frames, **frames}.items()):
+        shown = shown_views(recipe.views, numbers.frames).sources
+        frames = {} if recipe.views.canvas == "" else dict(numbers.frames)
+        frames |= {recipe.names.view(name): numbers.frames[slot] for name, slot in shown.items()}
+        for name, origin in sorted(frames.items()):
             columns |= _origin_columns(f"frame_id_{name}", f"frame_time_ns_{name}", name, origin)
     table = pa.table(columns)
     return table.replace_schema_metadata({"group": group})

@@ -23,6 +23,18 @@ def families(episode_ids: Collection[str], twins: Iterable[tuple[str, str]]) -> 
     return [frozenset(family) for family in found.values()]
 
 
+def validation_ids(episode_ids: Collection[str], fraction: float, twins: Iterable[tuple[str, str]] = ()) -> set[str]:
+    """Episodes to validate on: about the part ``fraction`` of them, each for the hash of its own id, so that an episode
+    stays on its side when others come or go. Families of ``twins`` stay whole and go by the least hash of their members.
+    """
+    chosen: set[str] = set()
+    for family in families(episode_ids, twins):
+        least = min(fingerprint("validation-1", episode_id) for episode_id in family)
+        if int(least[:13], 16) < fraction * 16**13:  # 52 bits, which a double holds exactly
+            chosen |= family
+    return chosen
+
+
 def held_out(episode_ids: Collection[str], holdout: float, twins: Iterable[tuple[str, str]] = ()) -> set[str]:
     """Episodes to measure on and not to fit to: about the part ``holdout`` of them, the first by a hash of their ids.
 

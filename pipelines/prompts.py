@@ -8,9 +8,10 @@ the trainers puts a sentence around nothing. What an encoder does to a prompt af
 import difflib
 import re
 import string
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
+from schemas.embodiment import Embodiment
 from schemas.errors import RecipeError
 from schemas.text_recipe import Step
 
@@ -222,6 +223,11 @@ def parsed(text: str) -> list[tuple[str, str | None]]:
             told = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
             raise RecipeError(f"{{{told}}} is no field of a template", "template", hint)
     return [(words, name) for words, name, _, _ in parts]
+
+
+def fields_of(robot: Embodiment, dataset: str, views: Collection[str]) -> dict[str, object]:
+    """What a template may name of an episode, its instruction still empty."""
+    return dict(zip(EPISODE_FIELDS, ("", robot.name, robot.title, dataset, ", ".join(sorted(views))), strict=True))
 
 
 def prompts_of(template: Template, fields: Mapping[str, object]) -> tuple[str, ...]:

@@ -153,12 +153,34 @@ def embeddings_of(
 ) -> dict[str, TextEmbedding]:
     """By prompt: its embedding, padded to its length or the tokens of the prompt alone, however it was kept.
 
-    ``encoder`` is a name or a fingerprint; ``length`` and ``dtype`` choose where the lake has several. Raises LakeError
-    (``no_text``) naming the prompts that are missing, (``ambiguous``) where several rows would do, (``hash_mismatch``) where a
-    row is damaged.
+    ``encoder`` is a name, a fingerprint or a name and the beginning of one, ``umt5@3f9c``; ``length`` and ``dtype`` choose
+    where the lake has several. Raises LakeError (``no_text``) naming the prompts that are missing, (``ambiguous``) where
+    several rows would do, (``hash_mismatch``) where a row is damaged.
     """
+    rows = _rows_of(lake, prompts, encoder, length, dtype, _COLUMNS)
+    return {prompt: _embedding(row, padded, f"{lake.root} text {row['text_id'][:12]}") for prompt, row in rows.items()}
+
+
+def text_hashes(
+    lake: Lake, prompts: Iterable[str], encoder: str, *, length: int | None = None, dtype: TextDtype | None = None
+) -> dict[str, str]:
+    """By prompt: the hash of the row that ``embeddings_of`` would read, without its numbers. Raises as that does."""
+    rows = _rows_of(lake, prompts, encoder, length, dtype, ["prompt", "row_sha256"])
+    return {prompt: row["row_sha256"] for prompt, row in rows.items()}
+
+
+def _rows_of(
+    lake: Lake,
+    prompts: Iterable[str],
+    encoder: str,
+    length: int | None,
+    dtype: TextDtype | None,
+    columns: Sequence[str],
+) -> dict[str, Row]:
     wanted = list(dict.fromkeys(prompts))
-    chosen = f"(encoder = {quoted(encoder)} or encoder_fingerprint = {quoted(encoder)})"
+    name, _, beginning = encoder.partition("@")
+    chosen = f"(encoder = {quoted(name)} or encoder_fingerprint = {quoted(name)})"
+    chosen += f" and starts_with(encoder_fingerprint, {quoted(beginning)})" if beginning else ""
     chosen += "" if length is None else f" and length = {length}"
     chosen += "" if dtype is None else f" and dtype = {quoted(_STORED[dtype])}"
     facts = lake.rows("texts", ["encoder_fingerprint", "length", "dtype"], chosen)
@@ -172,11 +194,11 @@ def embeddings_of(
             "name the encoder by its fingerprint, and give length and dtype",
             "ambiguous",
         )
-    found: dict[str, TextEmbedding] = {}
+    found: dict[str, Row] = {}
     for first in range(0, len(wanted), _AT_ONCE):
         hashes = ", ".join(quoted(prompt_sha256(prompt)) for prompt in wanted[first : first + _AT_ONCE])
-        for row in lake.rows("texts", _COLUMNS, f"{chosen} and prompt_sha256 in ({hashes})"):
-            found[row["prompt"]] = _embedding(row, padded, f"{where} text {row['text_id'][:12]}")
+        rows = lake.rows("texts", list(columns), f"{chosen} and prompt_sha256 in ({hashes})")
+        found |= {row["prompt"]: row for row in rows}
     missing = [prompt for prompt in wanted if prompt not in found]
     if missing:
         raise LakeError(

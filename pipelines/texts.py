@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from pipelines import registry
 from pipelines.lake import Lake, quoted
-from pipelines.prompts import EPISODE_FIELDS, prompts_of, template_of
+from pipelines.prompts import EPISODE_FIELDS, fields_of, prompts_of, template_of
 from pipelines.rows import Row
 from pipelines.selection import kept_rows
 from pipelines.staged_rows import Account, commit_staged
@@ -70,9 +70,7 @@ def texts_of(row: Row) -> tuple[str, ...]:
 def episode_fields(row: Row) -> dict[str, object]:
     """What a template may name of an episode, its instruction still empty."""
     robot = Embodiment.model_validate_json(row["embodiment_json"])
-    views = sorted({view["slot"] for view in row["views"] or []})
-    given = (EMPTY, row["embodiment"], robot.title, row["dataset"], ", ".join(views))
-    return dict(zip(EPISODE_FIELDS, given, strict=True))
+    return fields_of(robot, row["dataset"], {view["slot"] for view in row["views"] or []})
 
 
 def plan_texts(lake: Lake, recipe: TextRecipe, encoder: TextEncoder, where: str = "") -> TextPlan:

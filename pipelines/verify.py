@@ -133,13 +133,13 @@ def verify_release(folder: Path, lake: Lake | None = None, readers: bool = False
     for name, groups in manifest["counts"].items():
         form = cast(Format, registry.load("formats", name).FORMAT)
         for group, expected in groups.items():
-            where = folder / name / group
+            where = folder / (form.beside or name) / group
             try:
                 found = form.count(where)
             except WamloomError as error:
                 result.problems.append(Problem(error.where or str(where), error.message))
                 continue
-            if readers:
+            if readers and name in registry.names("readers"):
                 told, read = registry.load("readers", name).problems(where, expected)
                 result.problems += [Problem(str(where), message) for message in told]
                 result.checked[f"{name}_samples_read_by_its_library"] += read
@@ -186,7 +186,7 @@ def _lineage_problems(
             shown = shown_views(recipe.views, stored.views)
             numbers = numbers_of(stored, recipe.rate, shown.slots)
             given = {"source_row": numbers.commands, "proprio_row": numbers.measured}
-            given |= {f"frame_id_{slot}": numbers.frames[shown.sources[slot]] for slot in slots}
+            given |= {f"frame_id_{slot}": numbers.frames[shown.sources[recipe.names.slot(slot)]] for slot in slots}
             same = all(np.array_equal(origin.rows, rows[name].to_numpy()) for name, origin in given.items())
             checked["aligned_episodes"] += 1
             if not same:

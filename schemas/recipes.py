@@ -13,6 +13,7 @@ from schemas.embodiment import ViewSlot
 from schemas.errors import RecipeError
 from schemas.findings import Severity
 from schemas.fingerprint import fingerprint
+from schemas.release_choices import NamesRecipe, SplitRecipe, TextChoice
 from schemas.text_recipe import TextRecipe
 from schemas.time import parse_rate, parse_seconds, rate_text
 
@@ -244,7 +245,13 @@ class BuildRecipe(_Frozen):
     statistics: tuple[StatisticsForm, ...] = ()
     """Forms in which the statistics are also written, as the trainers named read them."""
     tokenizer: TokenizerRecipe | None = TokenizerRecipe()
+    texts: TextChoice | None = None
+    """Which embeddings of instructions to join; needed by formats that carry them."""
     video: VideoRecipe = VideoRecipe()
+    names: NamesRecipe = NamesRecipe()
+    split: SplitRecipe = SplitRecipe()
+    mixture: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    """Weight of each data set by name, for trainers that mix several; the manifest tells the share of each group."""
     where: str = ""
     """SQL filter over the columns of the episodes table, such as ``dataset = 'bridge' and num_steps > 10``."""
     seed: int = 0

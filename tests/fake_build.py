@@ -17,6 +17,7 @@ from pipelines.chunk_stats import ChunkStats, StatsOf
 from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan
 from pipelines.stats import sketch
 from pipelines.windows import latent_spans, sample_windows
+from schemas.embodiment import Channel, Embodiment
 from schemas.latent import ClipPlan, LatentClip
 from schemas.recipes import BuildRecipe, TokenizerRecipe
 from schemas.time import TimeGrid, parse_rate
@@ -66,7 +67,8 @@ def make_build(
     ]
     group = GroupPlan(
         name="made_up",
-        robot="made_up_arm",
+        dataset="made_up",
+        card=made_up_card(action_width, proprio_width),
         rate=rate,
         action_names=tuple(f"a{i}" for i in range(action_width)),
         proprio_names=tuple(f"p{i}" for i in range(proprio_width)),
@@ -86,6 +88,16 @@ def make_build(
     packs = [tuple(plans[i : i + episodes_per_unit]) for i in range(0, len(plans), episodes_per_unit)]
     units = tuple(UnitPlan(group, number, pack, len(packs)) for number, pack in enumerate(packs))
     return FakeBuild(group, recipe, units, tuple(episodes))
+
+
+def made_up_card(action_width: int, proprio_width: int) -> Embodiment:
+    """A robot of channels that nothing is known of."""
+    return Embodiment(
+        name="made_up_arm",
+        title="An arm that is made up",
+        proprio=tuple(Channel(name=f"p{i}") for i in range(proprio_width)),
+        action=tuple(Channel(name=f"a{i}") for i in range(action_width)),
+    )
 
 
 @dataclass(frozen=True)
@@ -166,6 +178,7 @@ def _episode(
         else None,
         sample_steps=starts,
         latents={slot: _clips(plan, slot, rate, times, random) for slot in latent_slots},
+        embeddings={},
         location=LOCATION,
         source_key=f"train/{plan.episode_index:06d}",
     )

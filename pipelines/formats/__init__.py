@@ -8,14 +8,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from pipelines.action_chunks import ChunkLayout
 from pipelines.stats import Stats, stats_from_json
+from pipelines.text_rows import TextEmbedding
+from schemas.embodiment import Embodiment
 from schemas.errors import ReleaseError
+from schemas.latent import LatentClip
 from schemas.recipes import BuildRecipe
+
+Split = Literal["train", "val"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +28,9 @@ class GroupPlan:
     """Episodes that share robot, layout, views, sizes and rate, and so one folder ``<release>/<format>/<name>``."""
 
     name: str
-    robot: str
+    dataset: str
+    card: Embodiment
+    """The robot: the layouts of action and proprio, channel by channel."""
     rate: str
     """Steps per second, as ``schemas.time.parse_rate`` reads it."""
     action_names: tuple[str, ...]
@@ -42,6 +49,11 @@ class GroupPlan:
     tokenizer_json: str | None
     given_stats: Mapping[str, Mapping[str, Sequence[float]]] | None = None
     """``action`` and ``proprio`` to normalise by, as ``stats``; None: these."""
+
+    @property
+    def robot(self) -> str:
+        """The name of the robot's card."""
+        return self.card.name
 
     def normalizing(self, name: str) -> Stats:
         """The statistics by which ``action`` or ``proprio`` is normalised."""
@@ -74,6 +86,11 @@ class EpisodePlan:
     """The first that the episode has, for what names it as a whole."""
     instructions: tuple[tuple[int, str], ...] = ()
     """(first step, text) of each run of steps with one instruction, where it changes; empty where it does not."""
+    other_instructions: tuple[str, ...] = ()
+    """Further ones of the whole episode, in other words."""
+    success: bool | None = None
+    """None where nobody said."""
+    split: Split = "train"
 
     @property
     def texts(self) -> tuple[tuple[int, int, str], ...]:
@@ -128,8 +145,10 @@ class BuiltEpisode:
     """int64 [T]: a window that begins at a step ends at this one at the latest: nothing crosses a gap or a bound."""
     selected: np.ndarray | None
     """bool [T]: whether the windows of the recipe may hold the step; None where it leaves none out."""
-    latents: Mapping[str, Sequence[Any]]
-    """Per slot: its LatentClip values of this episode, in time order; {} unless the recipe asks for latents."""
+    latents: Mapping[str, Sequence[LatentClip]]
+    """Per slot: those of this episode, in time order; {} unless the recipe asks for latents."""
+    embeddings: Mapping[str, TextEmbedding]
+    """By instruction of the episode, and of the empty one: that of the prompt made of it; {} unless the recipe asks."""
     location: str
     source_key: str
 
@@ -143,7 +162,9 @@ def describe_group(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
     """
     chosen = None if group.tokenizer_json is None else recipe.tokenizer
     return {
+        "dataset": group.dataset,
         "robot": group.robot,
+        "card": group.card.model_dump(mode="json"),
         "rate": group.rate,
         "license": group.license,
         "horizon": recipe.horizon,
@@ -194,6 +215,9 @@ class Format(Protocol):
     """One way of laying out a release. Equal inputs give equal bytes."""
 
     name: str
+    beside: str
+    """The format in whose folders it writes, with other file names, so that one folder serves several trainers; "" for
+    folders of its own."""
     windowed: bool
     """Whether its samples are windows (webdataset) or steps."""
 
@@ -203,13 +227,29 @@ class Format(Protocol):
 
     def finish(
         self, group: GroupPlan, recipe: BuildRecipe, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]], folder: Path
-    ) -> None:
-        """Writes the format's own index files, from the facts of every unit in file order; called once, last."""
+    ) -> Mapping[str, int]:
+        """Writes the format's own index files, from the facts of every unit in file order; called once, last.
+
+        Returns what ``count`` must find, by the plan.
+        """
         ...
 
     def count(self, folder: Path) -> Mapping[str, int]:
         """``samples``, ``frames`` and ``episodes`` found by reading the group's folder as its users would."""
         ...
+
+
+def planned_counts(group: GroupPlan, recipe: BuildRecipe, units: Sequence[UnitPlan], windowed: bool) -> dict[str, int]:
+    """Counts of a format whose samples are all the windows of the plan, or all its steps, with a frame of every view each."""
+    episodes = [episode for unit in units for episode in unit.episodes]
+    if not windowed:
+        return {"samples": group.num_steps, "frames": group.num_steps * len(group.views), "episodes": len(episodes)}
+    windows = sum(episode.num_samples for episode in episodes)
+    return {
+        "samples": windows,
+        "frames": windows * recipe.horizon * len(group.views),  # a window past the end is padded
+        "episodes": sum(1 for episode in episodes if episode.num_samples),
+    }
 
 
 class UnitProgress:
@@ -307,4 +347,5 @@ __all__ = [
     "UnitPlan",
     "UnitProgress",
     "UnitWriter",
+    "planned_counts",
 ]

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress, UnitWriter
+from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress, UnitWriter, planned_counts
 from pipelines.image_stats import color_levels, image_stats, no_levels, sampled_steps, weighted_stats
 from pipelines.stats import QUANTILES, Stats, center_and_scale, sketch, stats_from_json
 from pipelines.stats_export import lerobot_stats
@@ -173,6 +173,7 @@ class _LeRobotUnit:
 
 class _LeRobotV3:
     name = "lerobot_v3"
+    beside = ""
     windowed = False
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
@@ -180,7 +181,7 @@ class _LeRobotV3:
 
     def finish(
         self, group: GroupPlan, recipe: BuildRecipe, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]], folder: Path
-    ) -> None:
+    ) -> Mapping[str, int]:
         episodes = [episode for unit, _ in units for episode in unit.episodes]
         num_steps = sum(episode.num_steps for episode in episodes)
         if (len(episodes), num_steps) != (group.num_episodes, group.num_steps):
@@ -196,6 +197,7 @@ class _LeRobotV3:
         write_durably(folder / "meta/tasks.parquet", sink.getvalue().to_pybytes())
         write_durably(folder / "meta/stats.json", _json(_group_stats(group, recipe, episodes, units)))
         write_durably(folder / "meta/info.json", _json(_info(group, recipe)))
+        return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
         info_path = folder / "meta/info.json"

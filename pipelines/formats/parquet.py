@@ -15,7 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import simplejpeg
 
-from pipelines.formats import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress, UnitWriter, describe_group
+from pipelines.formats import (
+    BuiltEpisode,
+    GroupPlan,
+    UnitPlan,
+    UnitProgress,
+    UnitWriter,
+    describe_group,
+    planned_counts,
+)
 from pipelines.storage import fsync_file, fsync_folder, write_durably
 from schemas.errors import ReleaseError
 from schemas.recipes import BuildRecipe
@@ -134,6 +142,7 @@ class _ParquetUnit:
 
 class _Parquet:
     name = "parquet"
+    beside = ""
     windowed = False
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
@@ -141,7 +150,7 @@ class _Parquet:
 
     def finish(
         self, group: GroupPlan, recipe: BuildRecipe, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]], folder: Path
-    ) -> None:
+    ) -> Mapping[str, int]:
         num_rows = sum(facts["rows"] for _, facts in units)
         if num_rows != group.num_steps:
             raise ReleaseError(
@@ -157,6 +166,7 @@ class _Parquet:
         }
         text = json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         write_durably(folder / INDEX, (text + "\n").encode())
+        return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
         if not (folder / INDEX).exists():

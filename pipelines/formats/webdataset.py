@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 import simplejpeg
 
-from pipelines.formats import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress, UnitWriter, describe_group
+from pipelines.formats import (
+    BuiltEpisode,
+    GroupPlan,
+    UnitPlan,
+    UnitProgress,
+    UnitWriter,
+    describe_group,
+    planned_counts,
+)
 from pipelines.resample import TOLERANCE_NS
 from pipelines.storage import fsync_file, fsync_folder, write_durably
 from pipelines.windows import latent_spans
@@ -139,6 +147,7 @@ class _Shard:
 
 class _WebDataset:
     name = "webdataset"
+    beside = ""
     windowed = True
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
@@ -146,7 +155,7 @@ class _WebDataset:
 
     def finish(
         self, group: GroupPlan, recipe: BuildRecipe, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]], folder: Path
-    ) -> None:
+    ) -> Mapping[str, int]:
         for unit, facts in units:
             planned = sum(episode.num_samples for episode in unit.episodes)
             if facts["samples"] != planned:
@@ -168,6 +177,7 @@ class _WebDataset:
         }
         text = json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         write_durably(folder / "index.json", (text + "\n").encode())
+        return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
         if not (folder / "index.json").exists():

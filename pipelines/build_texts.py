@@ -1,0 +1,66 @@
+"""Which embeddings of the lake's texts belong to the instructions of an episode, for the plan of a build and its workers."""
+
+from collections.abc import Mapping
+
+from pipelines.formats import EpisodePlan
+from pipelines.lake import Lake
+from pipelines.prompts import fields_of, prompts_of, template_of
+from pipelines.rows import StoredEpisode
+from pipelines.text_rows import EMPTY, TextEmbedding, embeddings_of, text_hashes
+from schemas.errors import LakeError
+from schemas.release_choices import TextChoice
+
+MAX_KEPT = 256
+"""Embeddings that a worker holds, since neighbours often have the same instruction; one of 512 x 4096 has 8 MB."""
+
+
+class BuildTexts:
+    """The embeddings that a build joins."""
+
+    def __init__(self, lake: Lake, choice: TextChoice) -> None:
+        """Raises RecipeError where the template is none."""
+        self._lake, self._choice = lake, choice
+        self._template = template_of(choice.template, choice.steps)
+        self._kept: dict[str, TextEmbedding] = {}
+
+    def hashes_of(self, stored: StoredEpisode, plan: EpisodePlan) -> list[str]:
+        """Row hashes of the embeddings of the episode's instructions. Raises LakeError where there are none, or a choice."""
+        found = text_hashes(
+            self._lake,
+            self._prompts(stored, plan).values(),
+            self._choice.encoder,
+            length=self._choice.length,
+            dtype=self._choice.dtype,
+        )
+        return sorted(found.values())
+
+    def embeddings_of(self, stored: StoredEpisode, plan: EpisodePlan) -> dict[str, TextEmbedding]:
+        """By instruction of the episode, and of the empty one: the embedding of its prompt, without padding."""
+        prompts = self._prompts(stored, plan)
+        missing = [prompt for prompt in prompts.values() if prompt not in self._kept]
+        if missing:
+            if len(self._kept) + len(missing) > MAX_KEPT:
+                self._kept.clear()
+            self._kept |= embeddings_of(
+                self._lake,
+                {EMPTY, *prompts.values()},
+                self._choice.encoder,
+                length=self._choice.length,
+                dtype=self._choice.dtype,
+                padded=False,
+            )
+        return {instruction: self._kept[prompt] for instruction, prompt in prompts.items()}
+
+    def _prompts(self, stored: StoredEpisode, plan: EpisodePlan) -> Mapping[str, str]:
+        fields = {**self._choice.fields, **fields_of(stored.embodiment, stored.dataset, stored.views)}
+        texts = dict.fromkeys((EMPTY, *(text for _, _, text in plan.texts), *plan.other_instructions))
+        prompts = {text: prompts_of(self._template, {**fields, "instruction": text}) for text in texts}
+        several = next((text for text, made in prompts.items() if len(made) > 1), None)
+        if several is not None:
+            raise LakeError(
+                f"the template makes {len(prompts[several])} prompts of {several[:120]!r}, and a build joins one",
+                f"episode {stored.episode_id[:12]}",
+                "choose a template that does not split instructions",
+                "ambiguous",
+            )
+        return {text: made[0] for text, made in prompts.items()}

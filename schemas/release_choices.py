@@ -1,0 +1,70 @@
+"""Choices of ``wamloom build`` that say how a release is divided, named and told in words."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from schemas.text_recipe import Step, TextDtype
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SplitRecipe(_Frozen):
+    """Which episodes are for training and which for validation. Whole episodes, chosen by a hash of their content, and
+    recordings of the same motion on one side."""
+
+    val_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """About this part of the episodes of each group is ``val``; 0: all are ``train``."""
+    by_success: bool = False
+    """Whether successes, failures and episodes of which neither is known are groups, and so folders, of their own."""
+
+
+class NamesRecipe(_Frozen):
+    """What views are called in a release, since trainers' configurations name them."""
+
+    views: dict[str, str] = {}
+    """By slot or canvas, such as ``primary = "exterior_image_1_left"``; those not named keep their own."""
+
+    @field_validator("views")
+    @classmethod
+    def _are_names(cls, value: dict[str, str]) -> dict[str, str]:
+        bad = next(
+            (name for name in value.values() if not name.replace("_", "a").isalnum() or not name.isascii()), None
+        )
+        if bad is not None:
+            raise ValueError(f"{bad!r} is not letters, digits and underscores")
+        if len(set(value.values())) != len(value):
+            raise ValueError("two views would have one name")
+        return value
+
+    def view(self, slot: str) -> str:
+        """What the slot or canvas ``slot`` is called."""
+        return self.views.get(slot, slot)
+
+    def slot(self, view: str) -> str:
+        """The inverse of ``view``."""
+        return next((slot for slot, name in self.views.items() if name == view), view)
+
+
+class TextChoice(_Frozen):
+    """Which embeddings of the lake's texts a build takes: those that ``wamloom texts`` made with the same choices."""
+
+    encoder: str
+    """By name, or as ``umt5@3f9c`` those of the encoder whose fingerprint begins so."""
+    length: int | None = Field(default=None, gt=0)
+    """Of padded prompts; needed where the lake has several, and so is ``dtype``."""
+    dtype: TextDtype | None = None
+    template: str = "plain"
+    steps: tuple[Step, ...] | None = None
+    fields: dict[str, str | int] = {}
+
+    @field_validator("template", "fields")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("there are bytes in it that are no UTF-8 text") from error
+        return value
