@@ -72,8 +72,8 @@ def main() -> None:
                 continue
             compare(
                 f"windows of {len(range(0, RATE + 1, 3))} pictures {width}x{height} through LeRobotDataset, {backend}",
-                ("written by wamloom", lambda: read(ours, order)),
-                ("written by LeRobot", lambda: read(theirs, order)),
+                ("written by wamloom", lambda ours=ours, order=order: read(ours, order)),
+                ("written by LeRobot", lambda theirs=theirs, order=order: read(theirs, order)),
                 WINDOWS,
                 "window",
                 3,
