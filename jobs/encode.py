@@ -50,6 +50,7 @@ def _planned(options: EncodeOptions, lake: Lake, plan: EncodePlan) -> Answer:
         "cached": plan.cached,
         "cached_frames": plan.cached_frames,
         "without_view": plan.without_view,
+        "unseen_frames": plan.unseen_frames,
         "frames": plan.num_frames,
         "latent_bytes": plan.latent_bytes,
         "units": len(plan.units),
@@ -73,6 +74,9 @@ def _lacking(plan: EncodePlan) -> list[str]:
     return [
         f"{number} episodes have no view {slot}, which the canvas needs: no latents of them"
         for slot, number in plan.without_view.items()
+    ] + [
+        f"{number} frames lie in no clip: {slot} has not begun there, or is over, and its picture would stand still"
+        for slot, number in plan.unseen_frames.items()
     ]
 
 
@@ -87,6 +91,7 @@ def _answer(options: EncodeOptions, plan: EncodePlan, totals: Account, seconds: 
         "cached": totals.cached,
         "cached_frames": plan.cached_frames,
         "without_view": plan.without_view,
+        "unseen_frames": plan.unseen_frames,
         "failed": totals.failed,
         "frames": plan.num_frames,
         "uncovered_frames": plan.uncovered_frames,
