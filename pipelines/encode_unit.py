@@ -20,7 +20,7 @@ from pipelines.frame_encoder import FrameEncoder
 from pipelines.lake import Lake
 from pipelines.rows import Row, row_sha256
 from pipelines.storage import file_record, fsync_file, fsync_folder, writing
-from schemas.errors import LayoutError, WamloomError
+from schemas.errors import FingerprintMismatch, LayoutError, WamloomError
 from schemas.fingerprint import array_sha256
 from schemas.latent import ClipPlan
 from schemas.recipes import EncodeRecipe
@@ -85,6 +85,10 @@ def _cut(clip: ClipPlan, num_frames: int) -> ClipPlan:
     )
 
 
+def _works(unit: WorkUnit) -> tuple[ClipSource, ...]:
+    return cast(tuple[ClipSource, ...], unit.payload)
+
+
 class EncodeWorker:
     """Decodes and encodes the clips of a unit into one staged file. A view that cannot be read costs its own clips only."""
 
@@ -97,7 +101,14 @@ class EncodeWorker:
         self._canvas = self._reader.canvas
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
-        """Encodes the unit."""
+        """Encodes the unit. Raises FingerprintMismatch where the weights found here are not those of the plan."""
+        planned = {clip.encoder_fingerprint for work in _works(unit) for clip in work.clips}
+        if planned - {self._encoder.fingerprint}:
+            raise FingerprintMismatch(
+                f"the encoder has the fingerprint {self._encoder.fingerprint}, not {min(planned)}",
+                self._recipe.weights or self._recipe.encoder,
+                "let every machine that works have the same weights, unchanged while it does; then run the same command again",
+            )
         path = self._staging / f"{unit.unit_id}.arrow"
         with writing(path):
             return self._write(unit, path)
@@ -107,7 +118,7 @@ class EncodeWorker:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         outcomes: list[Outcome] = []
         num_rows = 0
-        works = cast(tuple[ClipSource, ...], unit.payload)
+        works = _works(unit)
         with (
             pa.OSFile(str(partial), "wb") as sink,
             pa.ipc.new_file(sink, LATENTS) as writer,
@@ -136,7 +147,7 @@ class EncodeWorker:
     @staticmethod
     def lost(unit: WorkUnit, reason: str, message: str) -> UnitResult:
         """The outcomes of a unit that killed its worker again and again."""
-        works = cast(tuple[ClipSource, ...], unit.payload)
+        works = _works(unit)
         return UnitResult(
             unit.unit_id,
             tuple(Outcome(clip.latent_id, "failed", reason, message) for work in works for clip in work.clips),
@@ -156,7 +167,7 @@ class EncodeWorker:
         works = [
             replace(work, clips=tuple(_cut(clip, longest) for clip in work.clips))
             for unit in units
-            for work in cast(tuple[ClipSource, ...], unit.payload)
+            for work in _works(unit)
         ]
         started, pixels, first = time.perf_counter(), 0, 0.0
         # whole clips have different lengths, and so go through the encoder one by one
