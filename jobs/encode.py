@@ -1,6 +1,7 @@
 """``wamloom encode``: video into latents, each computed once."""
 
 import tempfile
+from pathlib import Path
 from typing import Any
 
 from jobs.execute import WorkerSpec
@@ -8,8 +9,9 @@ from jobs.options import Answer, EncodeOptions
 from jobs.run import run_units
 from jobs.staging import run_staging
 from pipelines.encode_commit import LatentCommitter
+from pipelines.encode_estimate import measure
 from pipelines.encode_plan import EncodePlan, plan_encode
-from pipelines.encode_unit import EncodeWorker, load_encoder
+from pipelines.encode_unit import load_encoder
 from pipelines.lake import Lake
 from pipelines.staged_rows import Account
 
@@ -33,15 +35,9 @@ def run(options: EncodeOptions) -> Answer:
 
 
 def _planned(options: EncodeOptions, lake: Lake, plan: EncodePlan) -> Answer:
-    per_pixel = None
-    if plan.units:
-        with tempfile.TemporaryDirectory(prefix="wamloom-calibration-") as scratch:
-            worker = EncodeWorker(str(lake.root), lake.versions(), scratch, options.recipe)
-            try:
-                per_pixel = worker.calibrate(plan.units)
-            finally:
-                worker.close()
-    hours = None if per_pixel is None else per_pixel * plan.num_pixels / 3600
+    with tempfile.TemporaryDirectory(prefix="wamloom-estimate-") as scratch:
+        pace = measure(lake, options.recipe, plan.units, Path(scratch))
+    seconds = None if pace is None else pace.seconds(plan.num_pixels)
     values = {
         "lake": options.lake,
         "dry_run": True,
@@ -50,18 +46,21 @@ def _planned(options: EncodeOptions, lake: Lake, plan: EncodePlan) -> Answer:
         "cached": plan.cached,
         "cached_frames": plan.cached_frames,
         "without_view": plan.without_view,
+        "unseen_frames": plan.unseen_frames,
         "frames": plan.num_frames,
         "latent_bytes": plan.latent_bytes,
         "units": len(plan.units),
-        "hours": hours,
+        "hours": None if seconds is None else seconds / 3600,
     }
     lines = [
         f"would encode {plan.num_clips - plan.cached} of {plan.num_clips} clips ({plan.num_frames} frames, "
         f"{plan.latent_bytes / 1e6:.1f} MB of latents); {plan.cached} are in the lake ({plan.cached_frames} frames saved)"
     ]
-    if hours is not None:
-        rate = plan.num_frames / (hours * 3600) if hours else float("inf")
-        lines.append(f"about {_duration(hours * 3600)} in one process, by a short measurement: {rate:.3g} frames/s")
+    if pace is not None and seconds is not None:
+        lines.append(
+            f"about {_duration(seconds)} in one process on this machine, as busy as it is now: {plan.num_frames / seconds:.3g} "
+            "frames/s of its own clips, decoded, encoded and committed"
+        )
     return Answer(values, lines, 0, _lacking(plan))
 
 
@@ -73,6 +72,9 @@ def _lacking(plan: EncodePlan) -> list[str]:
     return [
         f"{number} episodes have no view {slot}, which the canvas needs: no latents of them"
         for slot, number in plan.without_view.items()
+    ] + [
+        f"{number} frames lie in no clip: {slot} has not begun there, or is over, and its picture would stand still"
+        for slot, number in plan.unseen_frames.items()
     ]
 
 
@@ -87,6 +89,7 @@ def _answer(options: EncodeOptions, plan: EncodePlan, totals: Account, seconds: 
         "cached": totals.cached,
         "cached_frames": plan.cached_frames,
         "without_view": plan.without_view,
+        "unseen_frames": plan.unseen_frames,
         "failed": totals.failed,
         "frames": plan.num_frames,
         "uncovered_frames": plan.uncovered_frames,

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from pipelines.numbers import check_rate
-from pipelines.resample import nearest_at_or_before
+from pipelines.resample import is_over, nearest_at_or_before
 from pipelines.rows import Row, segment_of, view_of
 from pipelines.views import Area, CanvasPlan, canvas_plan, target_size, views_fingerprint
 from pipelines.windows import Span, clip_frames, gaps_of, num_latent_frames, runs_between_gaps, step_span
@@ -62,28 +62,45 @@ class EpisodeClips:
     sources: tuple[ClipSource, ...]
     left: int
     """Frames in no clip: tails too short for the encoder, and what lies before the first phase."""
+    unseen: tuple[tuple[str, int], ...] = ()
+    """(view, frames of the clips' sequence before its first frame or behind its last): they are in no clip either."""
     missing_view: str = ""
     """A view that the canvas needs and the episode lacks."""
 
 
-def frame_grid(
-    views: Sequence[EncodedView], duration_ns: int, rate: Fraction | None
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """(frame ids of each view, times) of the sequence that clips are cut from: the first view's own frames, or the grid at
-    ``rate``; at each of these times every view shows the frame at or before it.
+@dataclass(frozen=True, slots=True)
+class FrameGrid:
+    """The sequence that clips are cut from: G instants at which every view shows a frame."""
+
+    times_ns: np.ndarray
+    """int64 [G]."""
+    frame_ids: tuple[np.ndarray, ...]
+    """int64 [G] of each view: its frame at or before each instant."""
+    unseen: tuple[int, ...]
+    """For each view, how many instants are left out since it has not begun or is over; one that several lack counts once."""
+
+
+def frame_grid(views: Sequence[EncodedView], duration_ns: int, rate: Fraction | None, step_ns: int = 0) -> FrameGrid:
+    """The first view's own frames, or the grid at ``rate``; at each instant every view shows the frame at or before it.
 
     The grid is the one a build at that rate uses: it begins with the first step, at 0, and ends at or before the last. A
-    time before the first frame of any view is left out.
+    view shows its last frame for one period of its own (``step_ns`` where it has but one frame), as in builds: what lies
+    behind that, or before its first frame, is left out, so that no picture stands still that nobody recorded.
     """
     times = views[0].times_ns if rate is None else TimeGrid.covering(0, duration_ns, rate).times_ns()
-    ids = [
-        np.arange(view.num_frames, dtype=np.int64)
-        if rate is None and index == 0
-        else nearest_at_or_before(view.times_ns, times)
-        for index, view in enumerate(views)
-    ]
-    begun = np.logical_and.reduce([one >= 0 for one in ids])
-    return [one[begun] for one in ids], times[begun]
+    shown: np.ndarray = np.ones(len(times), dtype=bool)
+    ids, unseen = [], []
+    for index, view in enumerate(views):
+        found = nearest_at_or_before(view.times_ns, times)
+        if rate is None and index == 0:
+            ids.append(np.arange(view.num_frames, dtype=np.int64))
+            unseen.append(0)
+            continue
+        ids.append(found)
+        lacking = (found < 0) | is_over(view.times_ns, times, step_ns)
+        unseen.append(int((shown & lacking).sum()))
+        shown &= ~lacking
+    return FrameGrid(times[shown], tuple(one[shown] for one in ids), tuple(unseen))
 
 
 def episode_clips(row: Row, recipe: EncodeRecipe, shape: EncoderShape) -> EpisodeClips:
@@ -100,22 +117,23 @@ def episode_clips(row: Row, recipe: EncodeRecipe, shape: EncoderShape) -> Episod
     if canvas is not None:
         areas = canvas.shown(tuple(found))
         if not areas:
-            return EpisodeClips((), 0, canvas.missing(tuple(found)))
+            return EpisodeClips((), 0, missing_view=canvas.missing(tuple(found)))
         canvas.check_multiple(shape.size_multiple, shape.name)
         shown = [(area.slot, found[area.slot]) for area in areas]
         size = (canvas.height, canvas.width)
-        one, left = _clips(row, canvas.name, shown, size, segments, recipe, shape, views)
-        return EpisodeClips((one,), left)
-    sources, missed = [], 0
+        one, left, unseen = _clips(row, canvas.name, shown, size, segments, recipe, shape, views)
+        return EpisodeClips((one,), left, unseen)
+    sources, missed, unseen = [], 0, ()
     for slot, view in found.items():
         if recipe.views.slots and slot not in recipe.views.slots:
             continue
         size = target_size(recipe.views, view)
         _check_size(row, slot, size, recipe, shape)
-        one, left = _clips(row, slot, [(slot, view)], size, segments, recipe, shape, views)
+        one, left, lacking = _clips(row, slot, [(slot, view)], size, segments, recipe, shape, views)
         sources.append(one)
         missed += left
-    return EpisodeClips(tuple(sources), missed)
+        unseen += lacking
+    return EpisodeClips(tuple(sources), missed, unseen)
 
 
 def _check_size(row: Row, slot: str, size: tuple[int, int], recipe: EncodeRecipe, shape: EncoderShape) -> None:
@@ -139,8 +157,10 @@ def _clips(
     recipe: EncodeRecipe,
     shape: EncoderShape,
     fingerprint: str,
-) -> tuple[ClipSource, int]:
-    ids, times = frame_grid([view for _, view in views], row["duration_ns"], recipe.rate)
+) -> tuple[ClipSource, int, tuple[tuple[str, int], ...]]:
+    step_ns = TimeGrid(0, parse_rate(row["control_rate"]), 1).period_ns
+    grid = frame_grid([view for _, view in views], row["duration_ns"], recipe.rate, step_ns)
+    ids, times = grid.frame_ids, grid.times_ns
     gaps = gaps_of(segments, [name for name, _ in views])
     clips: dict[tuple[int, ...], ClipPlan] = {}
     wanted: np.ndarray = np.zeros(len(times), dtype=bool)
@@ -185,7 +205,8 @@ def _clips(
                 source.where,
                 'set [clip] kind = "fixed", a smaller size, or a larger max_clip_mb',
             )
-    return source, int((wanted & ~covered).sum())
+    unseen = tuple((name, count) for (name, _), count in zip(views, grid.unseen, strict=True) if count)
+    return source, int((wanted & ~covered).sum()), unseen
 
 
 def _runs(times: np.ndarray, gaps: Sequence[Segment], segments: Sequence[Segment], recipe: ClipRecipe) -> list[Span]:

@@ -38,6 +38,8 @@ class EncodePlan:
     latent_bytes: int
     uncovered_frames: int
     """Frames in no clip: tails too short for the encoder, and what lies before the first phase."""
+    unseen_frames: Mapping[str, int]
+    """Frames in no clip since a view that belongs to them has not begun or is over, by that view."""
     without_view: Mapping[str, int]
     """Episodes that lack a view the canvas needs, by that view; they have no clips."""
     episodes: int
@@ -61,10 +63,13 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
     }
     works: list[ClipSource] = []
     without: Counter[str] = Counter()
+    unseen: Counter[str] = Counter()
     num_clips = cached = cached_frames = num_frames = num_pixels = latent_bytes = left = 0
     for row in rows:
         found = episode_clips(row, recipe, shape)
         left += found.left
+        for slot, frames in found.unseen:
+            unseen[slot] += frames
         if found.missing_view:
             without[found.missing_view] += 1
         for source in found.sources:
@@ -79,7 +84,7 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
             if missing:
                 works.append(replace(source, clips=missing))
     if not num_clips:
-        raise _no_clips(lake, recipe, len(rows), left, without)
+        raise _no_clips(lake, recipe, len(rows), left, unseen, without)
     return EncodePlan(
         num_clips,
         cached,
@@ -88,6 +93,7 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
         num_pixels,
         latent_bytes,
         left,
+        dict(sorted(unseen.items())),
         dict(sorted(without.items())),
         len(rows),
         tuple(_units(works, recipe, shape)),
@@ -95,9 +101,12 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
     )
 
 
-def _no_clips(lake: Lake, recipe: EncodeRecipe, num_rows: int, left: int, without: Mapping[str, int]) -> LakeError:
+def _no_clips(
+    lake: Lake, recipe: EncodeRecipe, num_rows: int, left: int, unseen: Mapping[str, int], without: Mapping[str, int]
+) -> LakeError:
     wanted = recipe.views.canvas or ", ".join(recipe.views.slots) or "any view"
     lacking = "".join(f"; {number} have no view {slot}" for slot, number in without.items())
+    lacking += "".join(f"; at {number} more there is nothing of {slot}" for slot, number in unseen.items())
     return LakeError(
         f"no clip of {wanted} can be cut from the {num_rows} episodes that match ({left} frames are too few{lacking})",
         str(lake.root),

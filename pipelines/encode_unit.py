@@ -2,9 +2,8 @@
 
 import contextlib
 import os
-import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +19,7 @@ from pipelines.frame_encoder import FrameEncoder
 from pipelines.lake import Lake
 from pipelines.rows import Row, row_sha256
 from pipelines.storage import file_record, fsync_file, fsync_folder, writing
-from schemas.errors import LayoutError, WamloomError
+from schemas.errors import FingerprintMismatch, LayoutError, WamloomError
 from schemas.fingerprint import array_sha256
 from schemas.latent import ClipPlan
 from schemas.recipes import EncodeRecipe
@@ -29,10 +28,6 @@ from schemas.work import Outcome, UnitResult, WorkUnit
 
 AHEAD = 2
 """Clips that are decoded before the encoder asks for them."""
-CALIBRATION_S = 5.0
-"""How long a dry run measures, at least one batch of clips."""
-CALIBRATION_LATENTS = 4
-"""Latent frames of a clip that are measured, besides its first."""
 
 
 def load_encoder(recipe: EncodeRecipe) -> Encoder:
@@ -75,14 +70,9 @@ class _Pixels:
         return tuple(slot for slot, _ in self.clip.tiles), tuple(part.shape for part in self.parts)
 
 
-def _cut(clip: ClipPlan, num_frames: int) -> ClipPlan:
-    """The first frames of a clip."""
-    return replace(
-        clip,
-        frame_ids=clip.frame_ids[:num_frames],
-        times_ns=clip.times_ns[:num_frames],
-        tiles=tuple((slot, ids[:num_frames]) for slot, ids in clip.tiles),
-    )
+def works_of(unit: WorkUnit) -> tuple[ClipSource, ...]:
+    """What a planned unit encodes."""
+    return cast(tuple[ClipSource, ...], unit.payload)
 
 
 class EncodeWorker:
@@ -96,8 +86,20 @@ class EncodeWorker:
         self._reader = ClipReader(self._lake, recipe)
         self._canvas = self._reader.canvas
 
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder of the recipe."""
+        return self._encoder
+
     def __call__(self, unit: WorkUnit) -> UnitResult:
-        """Encodes the unit."""
+        """Encodes the unit. Raises FingerprintMismatch where the weights found here are not those of the plan."""
+        planned = {clip.encoder_fingerprint for work in works_of(unit) for clip in work.clips}
+        if planned - {self._encoder.fingerprint}:
+            raise FingerprintMismatch(
+                f"the encoder has the fingerprint {self._encoder.fingerprint}, not {min(planned)}",
+                self._recipe.weights or self._recipe.encoder,
+                "let every machine that works have the same weights, unchanged while it does; then run the same command again",
+            )
         path = self._staging / f"{unit.unit_id}.arrow"
         with writing(path):
             return self._write(unit, path)
@@ -107,7 +109,7 @@ class EncodeWorker:
         partial = path.with_suffix(f".{os.getpid()}.partial")
         outcomes: list[Outcome] = []
         num_rows = 0
-        works = cast(tuple[ClipSource, ...], unit.payload)
+        works = works_of(unit)
         with (
             pa.OSFile(str(partial), "wb") as sink,
             pa.ipc.new_file(sink, LATENTS) as writer,
@@ -136,7 +138,7 @@ class EncodeWorker:
     @staticmethod
     def lost(unit: WorkUnit, reason: str, message: str) -> UnitResult:
         """The outcomes of a unit that killed its worker again and again."""
-        works = cast(tuple[ClipSource, ...], unit.payload)
+        works = works_of(unit)
         return UnitResult(
             unit.unit_id,
             tuple(Outcome(clip.latent_id, "failed", reason, message) for work in works for clip in work.clips),
@@ -145,34 +147,6 @@ class EncodeWorker:
     def close(self) -> None:
         """Ends the decoding child."""
         self._reader.close()
-
-    def calibrate(self, units: Sequence[WorkUnit], seconds: float = CALIBRATION_S) -> float | None:
-        """Seconds that a pixel takes here, decoded and encoded, by the first clips of ``units``; None where there is none.
-
-        Of each clip the beginning is measured, since a whole one may take minutes. The first batch is not counted, since
-        libraries load and caches fill with it, unless it is the only one.
-        """
-        longest = self._encoder.leading_frames + CALIBRATION_LATENTS * self._encoder.temporal_stride
-        works = [
-            replace(work, clips=tuple(_cut(clip, longest) for clip in work.clips))
-            for unit in units
-            for work in cast(tuple[ClipSource, ...], unit.payload)
-        ]
-        started, pixels, first = time.perf_counter(), 0, 0.0
-        # whole clips have different lengths, and so go through the encoder one by one
-        together = self._recipe.batch_clips if self._recipe.clip.kind == "fixed" else 1
-        with contextlib.closing(ahead(self._pixels(works), AHEAD)) as clips:
-            for number, batch in enumerate(self._batches(clips, together)):
-                self._values(batch)
-                counted = sum(len(one.clip.frame_ids) * one.source.height * one.source.width for one in batch)
-                now = time.perf_counter()
-                if number == 0:
-                    first, started, pixels = (now - started) / counted, now, 0
-                    continue
-                pixels += counted
-                if now - started >= seconds:
-                    break
-        return (time.perf_counter() - started) / pixels if pixels else first or None
 
     def encoded(
         self, works: Sequence[ClipSource]

@@ -73,6 +73,16 @@ def nominal_period_ns(times_ns: np.ndarray) -> int:
     return int(np.median(steps)) if len(steps) else 0
 
 
+def is_over(times_ns: np.ndarray, grid_times_ns: np.ndarray, step_ns: int) -> np.ndarray:
+    """bool [G]: whether an instant lies one period or more behind the last of ``times_ns``, of which nothing is known then.
+
+    The period is the nominal one, ``step_ns`` where there is none.
+    """
+    period = nominal_period_ns(times_ns) or step_ns
+    last = times_ns[-1] if len(times_ns) else 0
+    return np.asarray(np.asarray(grid_times_ns) - last + TOLERANCE_NS >= period, dtype=bool)
+
+
 def gap_ns(period_ns: int, periods: float = GAP_PERIODS) -> int:
     """Rows further apart than this bound a gap: ``periods`` of the nominal period."""
     return int(periods * period_ns)

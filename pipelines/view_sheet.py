@@ -59,7 +59,8 @@ def view_sheet(lake: Lake, episode: StoredEpisode, recipe: EncodeRecipe, num_fra
         raise RecipeError(
             f"the sheet would have {width} x {height} pixels", "views", "show fewer frames, or set a smaller size"
         )
-    ids, times = frame_grid(views, int(max(view.times_ns[-1] for view in views)), recipe.rate)
+    grid = frame_grid(views, int(max(view.times_ns[-1] for view in views)), recipe.rate)
+    ids, times = grid.frame_ids, grid.times_ns
     if not len(times):
         raise LakeError("there is no moment at which every view has a frame", where, reason="empty")
     columns = np.unique(np.linspace(0, len(times) - 1, num_frames).round().astype(np.int64))

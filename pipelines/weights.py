@@ -77,7 +77,7 @@ def _fetched(hub_id: str, subfolders: Sequence[str], hint: str) -> Path:
     except failures("hf") as error:
         first = str(error).strip().splitlines()[:1]
         raise MissingFile(
-            f"cannot be fetched from the hub: {first[0] if first else type(error).__name__}",
+            f"there is no such folder, and it cannot be fetched from the hub: {first[0] if first else type(error).__name__}",
             hub_id,
             f"{hint}; is there a network, and are its terms accepted (HF_TOKEN)?",
         ) from error

@@ -32,7 +32,7 @@ def streams(lake: Lake, latents: Path) -> Iterator[tuple[str, np.ndarray, np.nda
                 path = next(latents.glob(f"*/{number}/{camera}.pt"), None)
                 if path is None:
                     continue  # of most of these episodes no latents are beside the project
-                (ids,), _ = frame_grid([view], 0, None)
+                (ids,) = frame_grid([view], 0, None).frame_ids
                 whole = lake.video(episode.episode_id, slot, view)
                 frames = np.concatenate(list(video.decode(whole, str(path), ids, SMALL)))
                 yield str(path), torch.load(path, weights_only=True).float().numpy(), frames.astype(np.float64)
