@@ -57,10 +57,12 @@ def choose_latents(
 def no_latents(what: str, lake: Lake, recipe: BuildRecipe) -> LakeError:
     """The error where latents that the recipe needs are not there, and how to make them."""
     rate = latent_rate(recipe)
+    name = (recipe.encoder or "").partition("@")[0]
     return LakeError(
         f"{recipe.encoder} latents at rate {rate} are needed, and {what}",
         str(lake.root),
-        f"run `wamloom encode --lake {lake.root.name} --encoder {recipe.encoder} --set rate={rate}`; leave out views "
+        f"run `wamloom encode --lake {lake.root.name} --encoder {name} --set rate={rate}`, and see `wamloom status` for those "
+        "that are there; leave out views "
         "with views.slots, and episodes too short for a clip with --where",
         "no_latents",
     )
