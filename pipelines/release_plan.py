@@ -5,12 +5,13 @@ The words that the build line and the families of formats share; ``pipelines.for
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
 
 from pipelines.action_chunks import ChunkLayout
+from pipelines.chunk_stats import ChunkStats
 from pipelines.stats import Stats, stats_from_json
 from pipelines.text_rows import TextEmbedding
 from schemas.embodiment import Embodiment
@@ -40,13 +41,16 @@ class GroupPlan:
     chunk: ChunkLayout
     """What the numbers of action chunks are."""
     tasks: tuple[str, ...]
-    """Distinct instructions, sorted; the index of one is its task index."""
+    """Distinct instructions (all of ``EpisodePlan.told``), sorted; the index of one is its task index."""
     num_episodes: int
     num_steps: int
     license: str
     tokenizer_json: str | None
     given_stats: Mapping[str, Mapping[str, Sequence[float]]] | None = None
     """``action`` and ``proprio`` to normalise by, as ``stats``; None: these."""
+    relative: Mapping[str, ChunkStats] = field(default_factory=dict)
+    """Of chunks relative to the state at their start, before normalization: the statistics of each part that is, by a name as
+    ``modality.json`` has it (``build_stats.moved_slots``); {} for any other actions."""
 
     @property
     def robot(self) -> str:
@@ -96,6 +100,11 @@ class EpisodePlan:
         runs = self.instructions or ((0, self.instruction),)
         stops = [*(start for start, _ in runs[1:]), self.num_steps]
         return tuple((start, stop, text) for (start, text), stop in zip(runs, stops, strict=True))
+
+    def told(self, joined_by: str = "") -> tuple[tuple[int, int, tuple[str, ...]], ...]:
+        """As ``texts``, with all that was said of each run, the first first; one text with ``joined_by`` between, if given."""
+        runs = [(start, stop, (text, *self.other_instructions)) for start, stop, text in self.texts]
+        return tuple((start, stop, (joined_by.join(said),) if joined_by else said) for start, stop, said in runs)
 
     def text_at(self, step: int) -> str:
         """The instruction of ``step``."""
