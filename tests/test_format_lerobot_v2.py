@@ -336,7 +336,7 @@ def test_instructions_are_joined_for_cosmos_3(tmp_path: Path) -> None:
 
 
 def test_an_episode_too_long_for_float32_is_refused(tmp_path: Path) -> None:
-    build = make_build((1200,), rate="0.9", views=(("primary", 16, 40),))
+    build = make_build((2200,), rate="0.9", views=(("primary", 16, 40),))
     with pytest.raises(ReleaseError, match="float32"):
         write_unit(lerobot_v21, build, build.units[0], tmp_path, chunk=1200)
 
@@ -352,7 +352,7 @@ def test_files_beyond_the_first_thousand_go_to_the_next_chunk(tmp_path: Path) ->
 
 
 def test_channels_that_are_not_neighbors_are_parts_of_their_own() -> None:
-    build = make_build(action_width=0, proprio_width=0)
+    build = make_build((1,))
     card = load_embodiment("sample_arm")
     mixed = card.model_copy(update={"action": (*card.action[:3], card.action[6], *card.action[3:6])})
     found = modality(replace(build.group, card=mixed), build.recipe)["action"]
