@@ -1,5 +1,6 @@
 """The recipes that are shipped for trainers: each builds from sample recordings, and what its trainer asks for is there."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,15 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jobs import ingest
+from jobs.options import IngestOptions
 from pipelines.video_writer import VideoWriter
-from schemas.recipes import BuildRecipe, VideoRecipe, load_recipe
+from schemas.recipes import BuildRecipe, IngestRecipe, VideoRecipe, load_recipe
 from schemas.time import parse_rate
-from tests.chain import read_json, run_build, run_ingest
-from tests.droid_tree import EXT1, EXT2, FOLDER, WRIST, columns, metadata, write_recording
+from tests.chain import read_json, run_build
+from tests.droid_tree import EXT1, EXT2, FOLDER, UUID, WRIST, columns, metadata, write_recording
+from tests.gap_lake import GAP, REST, SECOND_TASK, TASKS, gap_lake
+from tests.gap_lake import NUM_STEPS as GAP_STEPS
 
 RECIPES = Path(__file__).resolve().parents[1] / "jobs" / "recipes"
 NUM_STEPS = 40
 HORIZON = 6
+SAID = ("lift the cup", "pick the cup up", "take the cup")
 VIEWS = {"exterior_image_1_left", "exterior_image_2_left", "wrist_image_left"}
 SMALL: dict[str, Any] = {"horizon": HORIZON, "views": {"height_px": 32, "width_px": 64}}
 """So that the tests are quick: what a recipe says of sizes changes nothing else."""
@@ -39,7 +45,10 @@ def droid_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
         videos[f"{serial}.mp4"] = path.read_bytes()
     facts = metadata(trajectory_length=NUM_STEPS)
     write_recording(root / "set", FOLDER, columns(NUM_STEPS), facts, videos)
-    answer = run_ingest([root / "set"], root / "lake")
+    said = {f"language_instruction{number}": text for number, text in enumerate(SAID, 1)}
+    (root / "droid_language_annotations.json").write_text(json.dumps({UUID: said}))
+    chosen = IngestRecipe(annotations=(str(root / "droid_language_annotations.json"),))
+    answer = ingest.run(IngestOptions((str(root / "set"),), str(root / "lake"), None, chosen, False, False, "inline"))
     assert answer.values["kept"] == 1, answer.values
     return root / "lake"
 
@@ -87,6 +96,10 @@ def test_relative_statistics_are_of_what_the_loaders_compute(
     overall = read_json(meta / "relative_stats_dreamzero.json")["joint_position"]
     np.testing.assert_allclose(overall["max"], np.concatenate(everything).max(axis=0), atol=1e-6)
     assert read_json(meta / "embodiment.json")["embodiment_tag"] == tag
+    tasks = [json.loads(line)["task"] for line in (meta / "tasks.jsonl").read_text().splitlines()]
+    assert tasks == sorted(SAID)
+    told = [modality["annotation"][f"language.language_instruction{end}"]["original_key"] for end in ("", "_2", "_3")]
+    assert [{tasks[index] for index in table[name]} for name in told] == [{text} for text in SAID]
     assert set(modality["video"]) == (VIEWS if name == "dreamzero" else {"primary", "secondary", "wrist_left"})
 
 
@@ -109,6 +122,7 @@ def test_cosmos_3_finds_its_features(droid_lake: Path, tmp_path: Path) -> None:
     episodes = pd.read_parquet(root / "meta/episodes/chunk-000/file-000.parquet")
     # "gs://xembodiment_data/r2d2/r2d2-data-full/{episode_id}/recordings/MP4" is the key of a keep-range
     assert episodes["episode_id"].tolist() == [FOLDER]
+    assert pd.read_parquet(root / "meta/tasks.parquet").index[0].split(" | ") == list(SAID)
 
 
 def test_lerobot_reads_what_its_recipe_builds(
@@ -123,3 +137,27 @@ def test_lerobot_reads_what_its_recipe_builds(
     assert len(dataset) == NUM_STEPS
     assert dataset[3]["observation.images.wrist_left"].shape == (3, 32, 64)
     assert dataset[3]["action"].shape == (14,)
+
+
+def test_gaps_rests_and_a_second_instruction(tmp_path: Path) -> None:
+    """A recording with a gap, a rest that is skipped, and an instruction that changes."""
+    lake = gap_lake(tmp_path)
+    changes = {
+        "formats": ["lerobot_v21"],
+        "horizon": 4,
+        "segments": {"skip": ["idle"]},
+        "tokenizer": {"name": "identity"},
+    }
+    run_build(lake, tmp_path / "release", load_recipe(BuildRecipe, "", "test", changes))
+    root = tmp_path / "release/lerobot_v21/toy_set"
+    line = json.loads((root / "meta/episodes.jsonl").read_text())
+    table = pd.read_parquet(root / "data/chunk-000/episode_000000.parquet")
+    assert line["length"] == len(table) == GAP_STEPS
+    assert line["action_config"] == [
+        {"start_frame": 0, "end_frame": SECOND_TASK, "action_text": TASKS[0]},
+        {"start_frame": SECOND_TASK, "end_frame": GAP_STEPS, "action_text": TASKS[1]},
+    ]
+    left_out = json.loads((root / "meta/step_filter.jsonl").read_text())["step_indices"]
+    assert left_out == np.flatnonzero(~(table["valid"] & table["selected"])).tolist()
+    assert {*range(REST.start + 1, REST.stop - 1)} <= {*left_out}
+    assert not {*left_out} & {*range(GAP - 1), *range(REST.stop + 1, GAP_STEPS)}
