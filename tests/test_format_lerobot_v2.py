@@ -15,10 +15,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.action_plan import ActionPlan
 from pipelines.barcode import Mark, read_mark
-from pipelines.cards import load_embodiment
+from pipelines.build_stats import moved_slots
+from pipelines.cards import embodiment_names, load_embodiment
 from pipelines.formats import GroupPlan, lerobot_v3, lerobot_v20, lerobot_v21
 from pipelines.gear_meta import LANGUAGES, modality
+from schemas.action_recipe import ActionRecipe
 from schemas.errors import RecipeError, ReleaseError
 from schemas.recipes import BuildRecipe, load_recipe
 from schemas.time import parse_rate
@@ -368,3 +371,21 @@ def test_times_are_those_of_the_frames(tmp_path: Path) -> None:
     assert table["timestamp"].dtype == np.float32
     assert np.abs(table["timestamp"] - np.arange(9) * period).max() < 1e-4
     assert np.abs(np.diff(table["timestamp"]) - period).max() < 1e-4
+
+
+def test_relative_parts_are_called_as_modality_json_calls_them() -> None:
+    """A loader takes an action that it does not find among the relative ones as absolute, without a word."""
+    group = make_build((1,)).group
+    found = 0
+    for name in embodiment_names():
+        card = load_embodiment(name)
+        try:
+            plan = ActionPlan.of(card, ActionRecipe(reference="chunk_start"))
+        except RecipeError:  # changes and velocities are relative already
+            continue
+        known = modality(replace(group, card=card), BuildRecipe())["action"]
+        for part, slots in moved_slots(plan).items():
+            found += 1
+            widths = [e["end"] - e["start"] for key, e in known.items() if key == part or key.startswith(f"{part}_")]
+            assert sum(widths) == len(slots) or part.endswith("rotation"), (name, part)
+    assert found > 20
