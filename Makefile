@@ -9,10 +9,10 @@ PACKAGES := schemas validation pipelines jobs
 DOCS := README.md docs/*.md
 ALONE := ray or kill
 
-.PHONY: help setup demo check test docs bench clean
+.PHONY: help setup demo check test test-readers docs bench clean
 
 help: ## list the tasks
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
 setup: $(STAMP) ## make or update .venv (nothing to do when it is up to date)
 
@@ -56,6 +56,9 @@ test: check ## check, then every test; the slowest are listed
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ($(ALONE))" || status=$$?; \
 	$(BIN)/pytest -m "$(ALONE)" || status=$$?; \
 	exit $$status
+
+test-readers: $(STAMP) ## read what we write with other versions of LeRobot and with giga-datasets; downloads gigabytes
+	$(BIN)/pytest tests/readers/check_readers.py
 
 docs: $(STAMP) ## write the generated parts of the docs anew
 	$(BIN)/python -m cogapp -r -c -I docs $(DOCS)

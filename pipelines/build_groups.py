@@ -10,7 +10,7 @@ from typing import Any, cast
 from pipelines import registry
 from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
-from pipelines.build_stats import GivenStatistics, GroupStatistics, chunk_layout
+from pipelines.build_stats import GivenStatistics, GroupStatistics, chunk_layout, relative_stats
 from pipelines.build_unit import LatentChoice
 from pipelines.formats import EpisodePlan, Format, GroupPlan, Split, UnitPlan
 from pipelines.numbers import EpisodeNumbers, instruction_runs
@@ -153,7 +153,9 @@ def plan_group(
         views=key[3],
         stats={"action": found.action.to_mapping(), "proprio": found.proprio.to_mapping()},
         chunk=layout,
-        tasks=tuple(sorted({text for episode in episodes for _, _, text in episode.texts})),
+        tasks=tuple(
+            sorted({t for episode in episodes for _, _, said in episode.told(recipe.names.joined_by) for t in said})
+        ),
         num_episodes=len(episodes),
         num_steps=first_step,
         license=example.license,
@@ -161,6 +163,7 @@ def plan_group(
         given_stats=None
         if given is None
         else {"action": given.action.to_mapping(), "proprio": given.proprio.to_mapping()},
+        relative=relative_stats(plan, found),
     )
     return group, tuple(episodes)
 

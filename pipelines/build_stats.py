@@ -335,10 +335,19 @@ def _form_files(
         "stats.json": gear_stats({name: stats for name, stats in columns.items() if len(stats.mean)})
     }
     if recipe.actions.reference != "absolute":
-        parts = {name: chunks.channels(slots) for name, slots in moved_slots(plan).items()}
+        parts = _moved_stats(plan, chunks)
         files["relative_stats_dreamzero.json"] = gear_relative_stats(parts)
         files["relative_horizon_stats_dreamzero.json"] = gear_relative_horizon_stats(parts)
     return files
+
+
+def relative_stats(plan: ActionPlan, found: GroupStatistics) -> dict[str, ChunkStats]:
+    """Of what ``plan`` makes relative to the start of the chunk, by name; {} for any other reference."""
+    return _moved_stats(plan, found.chunks) if plan.recipe.reference == "chunk_start" else {}
+
+
+def _moved_stats(plan: ActionPlan, chunks: ChunkStats) -> dict[str, ChunkStats]:
+    return {name: chunks.channels(slots) for name, slots in moved_slots(plan).items()}
 
 
 def moved_slots(plan: ActionPlan) -> dict[str, list[int]]:

@@ -19,7 +19,8 @@ from schemas.errors import FingerprintMismatch, LayoutError
 GIGAWORLD_WIDTH = 32
 """Of the vectors of GigaWorld-Policy 0.5; its own script calls it ``--model-dim``."""
 
-_GEAR = ("mean", "std", "min", "max", "q01", "q99")
+GEAR = ("mean", "std", "min", "max", "q01", "q99")
+"""The statistics that GEAR's readers (DreamZero, GR00T) ask for."""
 _OPENPI = ("mean", "std", "q01", "q99")
 _PREFIX = "action."
 """Of the keys of a trainer's configuration, not of those of its files."""
@@ -55,7 +56,7 @@ def gear_stats(columns: Mapping[str, Stats]) -> dict[str, dict[str, list[float]]
     (``groot/vla/data/dataset/lerobot.py``, ``_get_lerobot_stats_meta`` and ``_get_metadata``); GR00T does so too where a
     column of floats is missing (``gr00t/data/stats.py``, ``check_stats_validity``).
     """
-    return {column: _named(stats, _GEAR) for column, stats in columns.items()}
+    return {column: _named(stats, GEAR) for column, stats in columns.items()}
 
 
 def gear_relative_stats(parts: Mapping[str, ChunkStats]) -> dict[str, dict[str, list[float]]]:
@@ -68,7 +69,7 @@ def gear_relative_stats(parts: Mapping[str, ChunkStats]) -> dict[str, dict[str, 
     actions, or relative to anything but the start of its chunk, LayoutError for a name that no reader would find.
     """
     _check_relative(parts)
-    return {name: _named(stats.overall, _GEAR) for name, stats in parts.items()}
+    return {name: _named(stats.overall, GEAR) for name, stats in parts.items()}
 
 
 def gear_relative_horizon_stats(parts: Mapping[str, ChunkStats]) -> dict[str, dict[str, list[list[float]]]]:
@@ -82,7 +83,7 @@ def gear_relative_horizon_stats(parts: Mapping[str, ChunkStats]) -> dict[str, di
     ``calculate_stats_for_key`` in ``gr00t/data/stats.py``, which does joints only. Raises as ``gear_relative_stats``.
     """
     _check_relative(parts)
-    return {part: {name: stats.by_step(name).tolist() for name in _GEAR} for part, stats in parts.items()}
+    return {part: {name: stats.by_step(name).tolist() for name in GEAR} for part, stats in parts.items()}
 
 
 def openpi_norm_stats(state: Stats, actions: Stats) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -146,7 +147,7 @@ def _padded(stats: Stats, width: int) -> dict[str, list[float]]:
         raise LayoutError(
             f"{len(stats.mean)} channels do not fit into {width}", hint="leave parts out, or widen the model"
         )
-    return {name: np.pad(getattr(stats, name), (0, missing)).tolist() for name in _GEAR}
+    return {name: np.pad(getattr(stats, name), (0, missing)).tolist() for name in GEAR}
 
 
 def _check_relative(parts: Mapping[str, ChunkStats]) -> None:

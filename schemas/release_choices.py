@@ -1,9 +1,10 @@
 """Choices of ``wamloom build`` that say how a release is divided, named and told in words."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from schemas.action_recipe import PartKind
 from schemas.text_recipe import Step, TextDtype
 
 
@@ -21,11 +22,40 @@ class SplitRecipe(_Frozen):
     """Whether successes, failures and episodes of which neither is known are groups, and so folders, of their own."""
 
 
+class ColumnRecipe(_Frozen):
+    """A column of its own for some channels of a vector, beside the whole vector, for trainers that read parts by name."""
+
+    of: Literal["proprio", "action"]
+    part: PartKind | None = None
+    """All channels of this part (of both arms, where there are two), in the order of the vector."""
+    channels: tuple[str, ...] = ()
+    """Or these, by name, in this order."""
+    flip: bool = False
+    """1 - g, of grippers that are 0 and 1 at their ends."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> "ColumnRecipe":
+        if (self.part is None) == (not self.channels):
+            raise ValueError("name either a part or channels")
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError("a channel is there twice")
+        return self
+
+
 class NamesRecipe(_Frozen):
-    """What views are called in a release, since trainers' configurations name them."""
+    """What views and columns are called in a release, since trainers' configurations name them."""
 
     views: dict[str, str] = {}
     """By slot or canvas, such as ``primary = "exterior_image_1_left"``; those not named keep their own."""
+    images: str = Field(default="observation.images.", pattern=r"^([A-Za-z0-9_]+\.)+$")
+    """Before the names of views in LeRobot's formats; Cosmos 3 wants ``observation.image.``."""
+    columns: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")], ColumnRecipe] = {}
+    """Further columns of LeRobot's formats, such as ``"action.joint_position"``."""
+    embodiment: str = ""
+    """The ``embodiment_tag`` of GR00T and DreamZero, such as ``oxe_droid``; empty: the name of the robot."""
+    joined_by: str = ""
+    """Several instructions of an episode become one task with this between them, as Cosmos 3 reads them (" | "); empty: the
+    first is the task, and the others stand beside it where a format can hold them."""
 
     @field_validator("views")
     @classmethod

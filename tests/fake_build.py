@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -46,6 +46,7 @@ def make_build(
     action_width: int = 4,
     proprio_width: int = 3,
     instructions: Sequence[str] = ("pick up the cube", "", 'öffne die "Tür"'),
+    others: Sequence[str] = (),
     latent_slots: Sequence[str] = (),
     with_tokens: bool = True,
     seed: int = 0,
@@ -59,7 +60,9 @@ def make_build(
         num_samples = len(sample_windows(length, recipe.horizon, recipe.sample_stride))
         episode_id = hashlib.sha256(f"{seed}-{index}".encode()).hexdigest()
         text = instructions[index % len(instructions)]
-        plans.append(EpisodePlan(episode_id, index, first_step, length, first_sample, num_samples, text))
+        further = tuple(other for other in dict.fromkeys(others) if other != text)[: index + 1]
+        plan = EpisodePlan(episode_id, index, first_step, length, first_sample, num_samples, text)
+        plans.append(replace(plan, other_instructions=further))
         first_step, first_sample = first_step + length, first_sample + num_samples
     episodes = [
         _episode(plan, parse_rate(rate), random, recipe, views, action_width, proprio_width, latent_slots, with_tokens)
@@ -78,7 +81,7 @@ def make_build(
             for name, width in (("action", action_width), ("proprio", proprio_width))
             if width
         },
-        tasks=tuple(sorted({plan.instruction for plan in plans})),
+        tasks=tuple(sorted({t for p in plans for _, _, said in p.told(recipe.names.joined_by) for t in said})),
         chunk=_layout(action_width, [episode.action for episode in episodes]),
         num_episodes=len(plans),
         num_steps=first_step,
@@ -137,6 +140,7 @@ def builds(choose: st.DrawFn) -> FakeBuild:
         action_width=choose(st.integers(1, 5)),
         proprio_width=choose(st.integers(0, 3)),
         instructions=choose(st.lists(TEXTS, min_size=1, max_size=3)),
+        others=choose(st.lists(TEXTS, max_size=3)),
         with_tokens=choose(st.booleans()),
         seed=choose(st.integers(0, 1000)),
     )

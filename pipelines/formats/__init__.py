@@ -6,151 +6,23 @@ build line pushes each episode's frames, in order and in chunks, to the open wri
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from pipelines.action_chunks import ChunkLayout
-from pipelines.stats import Stats, stats_from_json
-from pipelines.text_rows import TextEmbedding
-from schemas.embodiment import Embodiment
-from schemas.errors import ReleaseError
-from schemas.latent import LatentClip
+from pipelines.release_plan import (
+    BuiltEpisode,
+    ChunkSource,
+    EpisodePlan,
+    GroupPlan,
+    Split,
+    UnitPlan,
+    UnitProgress,
+    planned_counts,
+)
 from schemas.recipes import BuildRecipe
-
-Split = Literal["train", "val"]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupPlan:
-    """Episodes that share robot, layout, views, sizes and rate, and so one folder ``<release>/<format>/<name>``."""
-
-    name: str
-    dataset: str
-    card: Embodiment
-    """The robot: the layouts of action and proprio, channel by channel."""
-    rate: str
-    """Steps per second, as ``schemas.time.parse_rate`` reads it."""
-    action_names: tuple[str, ...]
-    proprio_names: tuple[str, ...]
-    views: tuple[tuple[str, int, int], ...]
-    """(slot, height_px, width_px) of the frames that will be pushed; empty where the content is latents only."""
-    stats: Mapping[str, Mapping[str, Sequence[float]]]
-    """``action`` and ``proprio`` (before normalisation): count mean std min max q01 q10 q50 q90 q99, per channel."""
-    chunk: ChunkLayout
-    """What the numbers of action chunks are."""
-    tasks: tuple[str, ...]
-    """Distinct instructions, sorted; the index of one is its task index."""
-    num_episodes: int
-    num_steps: int
-    license: str
-    tokenizer_json: str | None
-    given_stats: Mapping[str, Mapping[str, Sequence[float]]] | None = None
-    """``action`` and ``proprio`` to normalise by, as ``stats``; None: these."""
-
-    @property
-    def robot(self) -> str:
-        """The name of the robot's card."""
-        return self.card.name
-
-    def normalizing(self, name: str) -> Stats:
-        """The statistics by which ``action`` or ``proprio`` is normalised."""
-        chosen = (self.given_stats or self.stats)[name]
-        return stats_from_json(json.dumps({key: list(values) for key, values in chosen.items()}))
-
-
-class ChunkSource(Protocol):
-    """The action chunks of an episode of T steps, as the release holds them."""
-
-    def at(self, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """float32 [n, horizon, W], and bool [n, horizon] of what counts, of the chunks of the samples at ``steps`` [n]."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class EpisodePlan:
-    """One episode of a group, with its planned place in the release."""
-
-    episode_id: str
-    episode_index: int
-    """Within the group."""
-    first_step: int
-    """Global index, within the group, of its first step."""
-    num_steps: int
-    first_sample: int
-    """Global index, within the group, of its first windowed sample."""
-    num_samples: int
-    instruction: str
-    """The first that the episode has, for what names it as a whole."""
-    instructions: tuple[tuple[int, str], ...] = ()
-    """(first step, text) of each run of steps with one instruction, where it changes; empty where it does not."""
-    other_instructions: tuple[str, ...] = ()
-    """Further ones of the whole episode, in other words."""
-    success: bool | None = None
-    """None where nobody said."""
-    split: Split = "train"
-
-    @property
-    def texts(self) -> tuple[tuple[int, int, str], ...]:
-        """(first step, step behind the last, text) of each run of steps with one instruction, covering all steps."""
-        runs = self.instructions or ((0, self.instruction),)
-        stops = [*(start for start, _ in runs[1:]), self.num_steps]
-        return tuple((start, stop, text) for (start, text), stop in zip(runs, stops, strict=True))
-
-    def text_at(self, step: int) -> str:
-        """The instruction of ``step``."""
-        return next(text for start, _, text in reversed(self.texts) if start <= step)
-
-
-@dataclass(frozen=True, slots=True)
-class UnitPlan:
-    """Episodes that one worker writes into one file per kind; ``file_index`` counts within the group."""
-
-    group: GroupPlan
-    file_index: int
-    episodes: tuple[EpisodePlan, ...]
-    files_in_group: int
-    """So that names can be padded."""
-
-
-@dataclass(frozen=True, slots=True)
-class BuiltEpisode:
-    """The numbers of one episode on the recipe's grid. T = plan.num_steps."""
-
-    plan: EpisodePlan
-    times_ns: np.ndarray
-    """int64 [T], on the episode's clock."""
-    action: np.ndarray
-    """float32 [T, A], normalised if the recipe says so."""
-    proprio: np.ndarray
-    """float32 [T, P]."""
-    chunks: ChunkSource
-    valid: np.ndarray
-    """bool [T]: False where a stream had ended or a gap lies."""
-    source_rows: np.ndarray
-    """int64 [T]: row of the source's action stream."""
-    source_times_ns: np.ndarray
-    """int64 [T]: recorded time of that row."""
-    frame_ids: Mapping[str, np.ndarray]
-    """Per slot int64 [T]: source frame shown at each step."""
-    frame_times_ns: Mapping[str, np.ndarray]
-    """Per slot int64 [T]: recorded time of that frame."""
-    tokens: Sequence[np.ndarray] | None
-    """Per windowed sample: the tokens of its chunk."""
-    sample_steps: np.ndarray
-    """int64 [S]: first step of each windowed sample."""
-    chunk_stops: np.ndarray
-    """int64 [T]: a window that begins at a step ends at this one at the latest: nothing crosses a gap or a bound."""
-    selected: np.ndarray | None
-    """bool [T]: whether the windows of the recipe may hold the step; None where it leaves none out."""
-    latents: Mapping[str, Sequence[LatentClip]]
-    """Per slot: those of this episode, in time order; {} unless the recipe asks for latents."""
-    embeddings: Mapping[str, TextEmbedding]
-    """By instruction of the episode, and of the empty one: that of the prompt made of it; {} unless the recipe asks."""
-    location: str
-    source_key: str
 
 
 def describe_group(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
@@ -239,113 +111,16 @@ class Format(Protocol):
         ...
 
 
-def planned_counts(group: GroupPlan, recipe: BuildRecipe, units: Sequence[UnitPlan], windowed: bool) -> dict[str, int]:
-    """Counts of a format whose samples are all the windows of the plan, or all its steps, with a frame of every view each."""
-    episodes = [episode for unit in units for episode in unit.episodes]
-    if not windowed:
-        return {"samples": group.num_steps, "frames": group.num_steps * len(group.views), "episodes": len(episodes)}
-    windows = sum(episode.num_samples for episode in episodes)
-    return {
-        "samples": windows,
-        "frames": windows * recipe.horizon * len(group.views),  # a window past the end is padded
-        "episodes": sum(1 for episode in episodes if episode.num_samples),
-    }
-
-
-class UnitProgress:
-    """Holds the caller of a unit writer to the plan: every episode, in order, with every frame of every view.
-
-    A writer passes each of its calls on to it first. Every departure from the plan raises ReleaseError, since names and
-    indices were fixed by that plan and a gap would shift all that follows.
-    """
-
-    def __init__(self, unit: UnitPlan, with_frames: bool = True) -> None:
-        self.unit = unit
-        self._views = {slot: (height, width, 3) for slot, height, width in unit.group.views} if with_frames else {}
-        self._num_done = 0
-        self._episode: BuiltEpisode | None = None
-        self._num_frames: dict[str, int] = {}
-
-    @property
-    def episode(self) -> BuiltEpisode:
-        """The episode begun and not yet ended."""
-        if self._episode is None:
-            raise self._error("no episode has begun")
-        return self._episode
-
-    def begin(self, episode: BuiltEpisode) -> None:
-        """The next planned episode begins; its arrays must have the planned lengths and widths."""
-        if self._episode is not None:
-            raise self._error(f"episode {episode.plan.episode_index} begins before the one before it has ended")
-        planned = self.unit.episodes[self._num_done : self._num_done + 1]
-        if (episode.plan,) != planned:
-            raise self._error(f"episode {episode.plan.episode_id} is not the next one of the plan")
-        steps, group = episode.plan.num_steps, self.unit.group
-        wanted = {
-            "times_ns": (episode.times_ns, (steps,)),
-            "action": (episode.action, (steps, len(group.action_names))),
-            "proprio": (episode.proprio, (steps, len(group.proprio_names))),
-            "valid": (episode.valid, (steps,)),
-            "source_rows": (episode.source_rows, (steps,)),
-            "source_times_ns": (episode.source_times_ns, (steps,)),
-            "sample_steps": (episode.sample_steps, (episode.plan.num_samples,)),
-            "chunk_stops": (episode.chunk_stops, (steps,)),
-            **{f"frame_ids of {slot}": (ids, (steps,)) for slot, ids in episode.frame_ids.items()},
-        }
-        for name, (array, shape) in wanted.items():
-            if array.shape != shape:
-                raise self._error(f"{name} of episode {episode.plan.episode_id} is {array.shape}, planned was {shape}")
-        missing = [slot for slot in self._views if slot not in episode.frame_ids]
-        if missing:
-            raise self._error(f"episode {episode.plan.episode_id} has no frame ids for {missing}")
-        if episode.tokens is not None and len(episode.tokens) != episode.plan.num_samples:
-            raise self._error(f"{len(episode.tokens)} token rows for {episode.plan.num_samples} samples")
-        self._episode = episode
-        self._num_frames = dict.fromkeys(self._views, 0)
-
-    def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
-        """The next frames of ``slot``: they follow those before without gap and have the planned size."""
-        plan = self.episode.plan
-        if slot not in self._views:
-            raise self._error(f"frames of {slot!r}, which is not a view of the group")
-        if frames.dtype != np.uint8 or frames.shape[1:] != self._views[slot]:
-            raise self._error(
-                f"{slot}: got {frames.dtype} frames {frames.shape[1:]}, planned uint8 {self._views[slot]}"
-            )
-        done = self._num_frames[slot]
-        if first_step != done or done + len(frames) > plan.num_steps:
-            raise self._error(
-                f"{slot}: frames of steps [{first_step}, {first_step + len(frames)}) do not follow the {done} "
-                f"of {plan.num_steps} that are there"
-            )
-        self._num_frames[slot] = done + len(frames)
-
-    def end(self) -> None:
-        """The episode ends, and every view has one frame per step."""
-        for slot, number in self._num_frames.items():
-            if number != self.episode.plan.num_steps:
-                raise self._error(f"{slot}: {number} frames for {self.episode.plan.num_steps} steps")
-        self._episode = None
-        self._num_done += 1
-
-    def close(self) -> None:
-        """The unit ends, and every planned episode is there."""
-        if self._episode is not None or self._num_done != len(self.unit.episodes):
-            raise self._error(f"{self._num_done} of {len(self.unit.episodes)} planned episodes were written")
-
-    def _error(self, message: str) -> ReleaseError:
-        where = f"{self.unit.group.name}, file {self.unit.file_index}"
-        return ReleaseError(message, where, "the unit and its plan disagree; plan the build again", "off_plan")
-
-
 __all__ = [
     "BuiltEpisode",
     "ChunkSource",
     "EpisodePlan",
     "Format",
     "GroupPlan",
+    "Split",
     "UnitPlan",
     "UnitProgress",
     "UnitWriter",
+    "describe_group",
     "planned_counts",
 ]

@@ -10,11 +10,8 @@ import pyarrow.parquet as pq
 
 from pipelines import lerobot_episode
 from pipelines.lerobot_episode import IMAGES, QUANTILES
+from pipelines.lerobot_tables import CHUNK_SIZE, EPISODE_DATA, EPISODE_VIDEO, episode_chunk, episode_path
 from pipelines.simulate import SimulatedEpisode
-
-_CHUNK = 1000
-_DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
-_VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 
 
 def write(episodes: Sequence[SimulatedEpisode], folder: Path) -> None:
@@ -25,14 +22,13 @@ def write(episodes: Sequence[SimulatedEpisode], folder: Path) -> None:
     statistics: list[dict[str, Any]] = []
     first_row = 0
     for index, episode in enumerate(episodes):
-        place = {"episode_chunk": index // _CHUNK, "episode_index": index}
         columns = lerobot_episode.columns(episode, index, first_row, tasks)
-        path = folder / _DATA.format(**place)
+        path = folder / episode_path(EPISODE_DATA, index)
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(lerobot_episode.table(columns), path)
         pixels: dict[str, np.ndarray] = {}
         for camera in robot.cameras:
-            target = folder / _VIDEO.format(video_key=IMAGES + camera.slot, **place)
+            target = folder / episode_path(EPISODE_VIDEO, index, video_key=IMAGES + camera.slot)
             video = lerobot_episode.open_video(episode, camera.slot, target)
             pixels[camera.slot] = lerobot_episode.add_frames(video, episode, camera.slot)
             video.close()
@@ -44,7 +40,7 @@ def write(episodes: Sequence[SimulatedEpisode], folder: Path) -> None:
         listed.append({"episode_index": index, "tasks": [episode.instruction], "length": episode.num_steps})
         statistics.append({"episode_index": index, "stats": plain})
         first_row += episode.num_steps
-    num_chunks = -(-len(episodes) // _CHUNK)
+    num_chunks = episode_chunk(len(episodes) - 1) + 1
     info = {
         "codebase_version": "v2.1",
         "robot_type": robot.name,
@@ -53,11 +49,11 @@ def write(episodes: Sequence[SimulatedEpisode], folder: Path) -> None:
         "total_tasks": len(tasks),
         "total_videos": len(episodes) * len(robot.cameras),
         "total_chunks": num_chunks,
-        "chunks_size": _CHUNK,
+        "chunks_size": CHUNK_SIZE,
         "fps": int(robot.control_rate),
         "splits": {"train": f"0:{len(episodes)}"},
-        "data_path": _DATA,
-        "video_path": _VIDEO,
+        "data_path": EPISODE_DATA,
+        "video_path": EPISODE_VIDEO,
         "features": lerobot_episode.features(robot),
     }
     meta = folder / "meta"
