@@ -25,6 +25,11 @@ def tensor(values: np.ndarray, dtype: TextDtype) -> torch.Tensor:
     return torch.from_numpy(np.array(values)).to(_DTYPES[dtype])
 
 
+def flags(values: np.ndarray) -> torch.Tensor:
+    """``values`` as a tensor of bools."""
+    return torch.from_numpy(np.array(values, dtype=bool))
+
+
 def write_torch(path: Path, value: Any) -> None:
     """Writes ``value``, of tensors, numbers, texts, lists and dicts, as ``torch.save`` does, and fsyncs it."""
     buffer = io.BytesIO()  # a file's own name would become part of the archive
