@@ -147,7 +147,7 @@ def needs_of(name: str, views: Sequence[tuple[str, int, int]] = VIEWS, **recipe:
         recipe["texts"] = TextChoice(encoder="made_up", template=TEMPLATES[name], steps=())
     if name in LATENT_STRIDES:
         chosen |= {"latent_slots": [slot for slot, _, _ in views], "latent_stride": LATENT_STRIDES[name]}
-        recipe |= {"content": "both", "encoder": "made_up"}
+        recipe = {"content": "both", "encoder": "made_up"} | recipe
     if name in NEEDS_WORDS:
         chosen["instructions"] = [text or "wipe the table" for text in INSTRUCTIONS]
     return chosen | {"recipe": BuildRecipe(**{"horizon": 4, **recipe})}
