@@ -25,6 +25,8 @@ from schemas.recipes import BuildRecipe
 from schemas.time import rate_text
 from schemas.work import WorkUnit
 
+_SUCCESS = {True: "success", False: "failure", None: "unknown"}
+
 
 @dataclass(slots=True)
 class Member:
@@ -82,7 +84,7 @@ def group_key(episode: StoredEpisode, numbers: EpisodeNumbers, recipe: BuildReci
         raise RecipeError(f"two views of {episode.dataset} would be called {twice[0]!r}", "names.views", "name both")
     # robots of one name whose cards changed between two ingests are two robots
     robot = (episode.embodiment.name, fingerprint(episode.embodiment))
-    success = str(episode.success) if recipe.split.by_success else ""
+    success = _SUCCESS[episode.success] if recipe.split.by_success else ""
     return (episode.dataset, robot, rate_text(numbers.rate), named, episode.license, success)
 
 

@@ -201,7 +201,9 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     notes: list[str] = []
     statistics: dict[str, tuple[ActionPlan, GroupStatistics]] = {}
     keys = sorted(members, key=str)
-    for name, key in zip(group_names([key[0] for key in keys]), keys, strict=True):
+    for name, key in zip(
+        group_names(["_".join(part for part in (key[0], key[5]) if part) for key in keys]), keys, strict=True
+    ):
         plan = gathered[key].plan
         with telling(examples[key].embodiment.name, key[0]):
             found = gathered[key].statistics([member.plan.episode_id for member in members[key]])

@@ -26,7 +26,9 @@ _SMPTE170M = 6
 """BT.601 in the numbering of ISO/IEC 23091-2, for primaries, transfer and matrix alike."""
 _LIMITED_RANGE = 1
 _AV1_PRESET = "12"
-"""Used where the recipe names none, since its default is a name of x264."""
+"""Used where the recipe names none, since its default is a name of x264. On DROID at 320x192, g=2, it takes half the time of
+10, for files 18 % larger at equal PSNR."""
+_FIRST_REAL_TIME = 11
 
 
 class VideoWriter:
@@ -166,7 +168,9 @@ def _encoder(recipe: VideoRecipe) -> tuple[str, dict[str, str]]:
             "video.preset",
             f'give a number from 0 (small) to 13 (fast), or leave it out for "{_AV1_PRESET}"',
         )
-    options["svtav1-params"] = "lp=1:scd=0"
+    # SVT-AV1 3 has presets beyond 10 in its real-time mode only, and quietly takes 10 elsewhere
+    mode = ":rtc=1" if int(options["preset"]) >= _FIRST_REAL_TIME else ""
+    options["svtav1-params"] = f"lp=1:scd=0{mode}"
     return "libsvtav1", options
 
 

@@ -186,7 +186,7 @@ class VideoRecipe(_Frozen):
     gop: int = Field(default=2, gt=0)
     crf: int = Field(default=23, ge=0, le=63)
     preset: str = "veryfast"
-    """x264 preset, or SVT-AV1 preset number."""
+    """x264 preset, or SVT-AV1 preset number; those from 11 on are its real-time mode."""
 
 
 StatisticsForm = Literal["gear", "openpi", "fastwam", "gigaworld"]

@@ -145,18 +145,29 @@ def test_what_cannot_be_checked_is_said(lake: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.real
-def test_the_tiny_autoencoder_on_real_droid_is_aligned_and_as_good_as_told(tmp_path: Path) -> None:
-    """data/README.md: 33.5 to 37.1 dB on real frames; see the note of the wiring in tests/test_tiny_autoencoder.py."""
+@pytest.mark.parametrize(
+    ("slot", "least", "most"),
+    [
+        ("wrist_left", 32.5, 38.1),  # data/README.md says 33.5 to 37.1 dB; measured by frame: 32.2 to 39.9, median 35.5
+        ("primary", 30.3, 32.3),  # the views of the room have more detail: 28.5 to 34.0, median 31.3
+        ("secondary", 31.0, 33.0),  # 29.3 to 34.2, median 32.0
+    ],
+)
+def test_the_tiny_autoencoder_on_real_droid_is_aligned_and_as_good_as_told(
+    tmp_path: Path, slot: str, least: float, most: float
+) -> None:
+    """Of the wiring see tests/test_tiny_autoencoder.py. PSNR of the median clip."""
     run_ingest([real_data("ctrlworld_droid")], tmp_path / "lake")
     recipe = EncodeRecipe(
         encoder="tiny_autoencoder",
         weights=str(real_data("taef2_weights")),
-        views=ViewsRecipe(slots=("wrist_left",)),
-        clip=ClipRecipe(kind="fixed", num_frames=9, stride=40),
+        views=ViewsRecipe(slots=(slot,)),
+        clip=ClipRecipe(kind="fixed", num_frames=5, stride=1000),
     )
     run_encode(tmp_path / "lake", recipe)
-    checks, problems = check_latents(Lake.open(str(tmp_path / "lake")), recipe, load_encoder(recipe), 12)
+    checks, problems = check_latents(Lake.open(str(tmp_path / "lake")), recipe, load_encoder(recipe), 22)
     assert not problems
+    assert len(checks) == 22, "two clips of every episode"
     assert {check.lag for check in checks} <= {0, None}
-    assert sum(check.lag == 0 for check in checks) >= 6
-    assert 28 <= float(np.median([check.psnr for check in checks])) <= 40
+    assert sum(check.lag == 0 for check in checks) >= 11
+    assert least <= float(np.median([check.psnr for check in checks])) <= most

@@ -60,7 +60,8 @@ def test_round_trip_on_real_robot_video(encoder: TinyAutoencoder, video: str, le
     latents = encoder.encode(frames)
     assert latents.shape == (1, 32, frames.shape[1] // 8, frames.shape[2] // 8)
     assert 0.5 < latents.std() < 1.5
-    assert decibels(encoder.decode(latents), frames) > least
+    # The ends of what data/README.md says, 33.5 to 37.1 dB, are the second and the third of these frames.
+    assert least < decibels(encoder.decode(latents), frames) < 38.1
 
 
 def test_latents_survive_float16(encoder: TinyAutoencoder) -> None:

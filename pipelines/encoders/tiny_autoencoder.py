@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.onnx_runtime import OnnxNetwork
 from schemas.errors import FingerprintMismatch, LayoutError, MissingFile, RecipeError, UsageError
 from schemas.fingerprint import fingerprint
 
@@ -24,6 +25,7 @@ SPATIAL_STRIDE = 8
 SUFFIXES = (".safetensors", ".pth")
 """In order of preference where both are there."""
 DTYPES = ("float32", "bfloat16", "float16")
+RUNTIMES = ("torch", "onnx")
 MAX_WEIGHT_BYTES = 268_435_456
 """A tiny autoencoder has a few megabytes; a file beyond this is something else and is not opened."""
 HINT = (
@@ -35,6 +37,7 @@ _OPTIONS: dict[str, int | str] = {
     "batch_frames": 8,
     "dtype": "float32",
     "device": "cpu",
+    "runtime": "torch",
     "variant": "",
     "sha256": "",
 }
@@ -76,7 +79,9 @@ class TinyAutoencoder:
             if decoder is None
             else self._network(_decoder_parts(decoder, self.channels), decoder, f"{where}: decoder")
         )
-        # Latents depend on the encoder half and the precision alone: not on the decoder, nor on how the work is split.
+        if options["runtime"] == "onnx":
+            self._encoder = OnnxNetwork(self._encoder, SPATIAL_STRIDE, self._threads, where)
+        # Latents depend on the encoder half and the precision alone: not on the decoder, nor on how the work is done.
         self.fingerprint = fingerprint("tiny_autoencoder", VERSION, weights_sha256, self._dtype)
 
     def encode_clips(self, clips: np.ndarray) -> np.ndarray:
@@ -158,7 +163,8 @@ def load(weights: str | None, options: Mapping[str, int | float | str | bool]) -
     """The encoder with the weights in the folder ``weights``.
 
     Options: ``threads`` (1) and ``batch_frames`` (8) bound CPU and memory; ``dtype`` (float32, bfloat16, float16);
-    ``device`` (cpu); ``variant`` names one of several sets in the folder (``taef2``); ``sha256`` pins the encoder's weights.
+    ``device`` (cpu); ``runtime`` (torch; onnx for float32 on the CPU); ``variant`` names one of several sets in the folder
+    (``taef2``); ``sha256`` pins the encoder's weights.
 
     Raises RecipeError for a wrong option, MissingFile where folder or encoder half is absent, UsageError where the
     folder holds several sets, LayoutError where a file holds no such network, FingerprintMismatch where ``sha256`` differs.
@@ -201,6 +207,14 @@ def _checked(options: Mapping[str, int | float | str | bool]) -> dict[str, Any]:
             raise RecipeError(f"tiny_autoencoder cannot do {name} = {value!r}", hint=f"such as {name} = {default!r}")
     if chosen["dtype"] not in DTYPES:
         raise RecipeError(f"tiny_autoencoder cannot compute in {chosen['dtype']!r}", hint=f"dtype: {', '.join(DTYPES)}")
+    if chosen["runtime"] not in RUNTIMES:
+        raise RecipeError(
+            f"tiny_autoencoder cannot run in {chosen['runtime']!r}", hint=f"runtime: {', '.join(RUNTIMES)}"
+        )
+    if chosen["runtime"] == "onnx" and (chosen["device"], chosen["dtype"]) != ("cpu", "float32"):
+        raise RecipeError(
+            "runtime = 'onnx' is for float32 on the CPU", hint='leave device and dtype out, or set runtime to "torch"'
+        )
     try:
         torch.zeros(1, device=chosen["device"])
     except (RuntimeError, AssertionError) as error:

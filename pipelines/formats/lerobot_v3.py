@@ -196,7 +196,7 @@ class _LeRobotV3:
         pq.write_table(_tasks_table(group.tasks), sink, **_PARQUET)
         write_durably(folder / "meta/tasks.parquet", sink.getvalue().to_pybytes())
         write_durably(folder / "meta/stats.json", _json(_group_stats(group, recipe, episodes, units)))
-        write_durably(folder / "meta/info.json", _json(_info(group, recipe)))
+        write_durably(folder / "meta/info.json", _json(_info(group, recipe, episodes)))
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
@@ -383,7 +383,14 @@ def _group_stats(
     return stats
 
 
-def _info(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
+def _splits(episodes: Sequence[EpisodePlan]) -> dict[str, str]:
+    """Ranges of episode indices; the plan has those of ``train`` first."""
+    train = sum(episode.split == "train" for episode in episodes)
+    spans = {"train": (0, train), "val": (train, len(episodes))}
+    return {name: f"{start}:{stop}" for name, (start, stop) in spans.items() if start < stop}
+
+
+def _info(group: GroupPlan, recipe: BuildRecipe, episodes: Sequence[EpisodePlan]) -> dict[str, Any]:
     rate = parse_rate(group.rate)
     # LeRobot declares fps as int but only multiplies by it: 7.5 and 30000/1001 read back right as JSON numbers
     fps = rate.numerator if rate.denominator == 1 else float(rate)
@@ -423,7 +430,7 @@ def _info(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
         "data_files_size_in_mb": 100,
         "video_files_size_in_mb": 200,
         "fps": fps,
-        "splits": {"train": f"0:{group.num_episodes}"},
+        "splits": _splits(episodes),
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH if group.views else None,
         "features": features,

@@ -47,7 +47,8 @@ def problems(folder: Path, expected: Mapping[str, int]) -> tuple[list[str], int]
 
 
 def second_decoder(path: Path, seconds: float, fps: float) -> np.ndarray | None:
-    """float64 [H, W, 3] of the frame at ``seconds``; None for AV1, which decord 0.6 does not decode."""
+    """float64 [H, W, 3] of the frame at ``seconds``; None for AV1, which decord 0.6 does not decode, and for frames so narrow
+    that it takes the padding of their lines for a fourth channel (48 px, for one)."""
     import av
     import decord
 
@@ -55,4 +56,5 @@ def second_decoder(path: Path, seconds: float, fps: float) -> np.ndarray | None:
         if container.streams.video[0].codec_context.name not in ("h264", "hevc"):
             return None
     reader = decord.VideoReader(str(path), num_threads=1)
-    return np.asarray(reader[round(seconds * fps)].asnumpy(), dtype=np.float64)
+    picture = np.asarray(reader[round(seconds * fps)].asnumpy(), dtype=np.float64)
+    return picture if picture.shape[2] == 3 else None

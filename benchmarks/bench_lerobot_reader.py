@@ -1,0 +1,86 @@
+"""Reading random windows through LeRobot's own reader: files that we wrote against files that LeRobot wrote by its defaults.
+
+The frames are those of the simulated gantry, the same for both; a window is one picture in three over a second, as a world
+model reads it, beside 16 actions.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+from lerobot.configs.video import RGBEncoderConfig
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+from benchmarks.bench_lerobot_writer import write_ours, write_theirs
+from benchmarks.side_by_side import compare, machine
+from pipelines.simulate import ROBOTS, simulate
+from schemas.recipes import BuildRecipe, VideoRecipe
+from tests.fake_build import make_build
+
+EPISODES = 4
+WINDOWS = 60
+RATE = 20
+HORIZON = 16
+
+
+def opened(folder: Path, backend: str) -> LeRobotDataset:
+    """The data set as a trainer opens it."""
+    pictures = [step / RATE for step in range(0, RATE + 1, 3)]
+    deltas = {"observation.images.primary": pictures, "action": [step / RATE for step in range(HORIZON)]}
+    return LeRobotDataset("bench/any", root=folder, delta_timestamps=deltas, video_backend=backend)
+
+
+def read(dataset: LeRobotDataset, order: np.ndarray) -> None:
+    """Every window of ``order`` once."""
+    for index in order:
+        dataset[int(index)]
+
+
+def main() -> None:
+    """Prints the comparison for both backends that LeRobot has."""
+    print(machine())
+    frames = [np.stack(list(simulate(ROBOTS[1], 0, index).frames("primary"))) for index in range(EPISODES)]
+    height, width = frames[0].shape[1:3]
+    root = Path(tempfile.mkdtemp(prefix="wamloom-bench-"))
+    recipe = BuildRecipe(tokenizer=None, video=VideoRecipe())
+    build = make_build(
+        [len(part) for part in frames],
+        rate=str(RATE),
+        views=[("primary", height, width)],
+        recipe=recipe,
+        with_tokens=False,
+        episodes_per_unit=EPISODES,
+    )
+    try:
+        write_ours(build, frames, root / "ours")
+        write_theirs(build, frames, root / "theirs", RGBEncoderConfig())
+        for name in ("ours", "theirs"):
+            size = sum(path.stat().st_size for path in (root / name / "videos").rglob("*.mp4"))
+            print(f"{name}: {size / sum(map(len, frames)):.0f} bytes of video a frame")
+        for backend in ("torchcodec", "pyav"):
+            try:
+                ours, theirs = (opened(root / name, backend) for name in ("ours", "theirs"))
+                order = np.random.default_rng(0).integers(0, len(ours), WINDOWS)
+                read(ours, order[:1])
+                read(theirs, order[:1])
+            except (ImportError, RuntimeError) as error:
+                print(f"\n{backend} does not work here: {str(error).splitlines()[0]}")
+                continue
+            compare(
+                f"windows of {len(range(0, RATE + 1, 3))} pictures {width}x{height} through LeRobotDataset, {backend}",
+                ("written by wamloom", lambda ours=ours, order=order: read(ours, order)),
+                ("written by LeRobot", lambda theirs=theirs, order=order: read(theirs, order)),
+                WINDOWS,
+                "window",
+                3,
+            )
+    finally:
+        shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()
