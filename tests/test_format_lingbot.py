@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 import torch
 
+from jobs import texts
+from jobs.options import TextsOptions
+from pipelines.build_plan import plan_build
+from pipelines.build_unit import BuildWorker
 from pipelines.formats import BuiltEpisode, lingbot
+from pipelines.lake import Lake
 from pipelines.latent_steps import clip_steps
+from pipelines.text_rows import embedding_of
 from schemas.errors import RecipeError, ReleaseError
 from schemas.latent import ClipPlan, LatentClip
-from schemas.recipes import SegmentFilter
+from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, SegmentFilter, ViewsRecipe
+from schemas.release_choices import TextChoice
+from schemas.text_recipe import TextRecipe
+from tests.chain import read_json, run_encode
 from tests.fake_build import FakeBuild, make_build, needs_of, write_build
+from tests.gap_lake import NUM_STEPS, SECOND_TASK, TASKS, gap_lake
 
 CAMERAS = ("observation.images.primary", "observation.images.wrist_left")
 
@@ -97,11 +107,11 @@ def test_the_loader_gets_latents_texts_and_the_actions_between_frames(tmp_path: 
     assert [(one["episode_index"], one["reason"]) for one in told["left_out"]] == [(1, "too_short")]
 
 
-def cut(build: FakeBuild, texts: tuple[tuple[int, str], ...], clips: dict[str, list[LatentClip]]) -> FakeBuild:
+def cut(build: FakeBuild, runs: tuple[tuple[int, str], ...], clips: dict[str, list[LatentClip]]) -> FakeBuild:
     """``build`` of one episode with other runs of instructions and other latents."""
     (episode,) = build.episodes
-    plan = dataclasses.replace(episode.plan, instructions=texts)
-    embeddings = {text: episode.embeddings[""] for _, text in texts} | {"": episode.embeddings[""]}
+    plan = dataclasses.replace(episode.plan, instructions=runs)
+    embeddings = {text: episode.embeddings[""] for _, text in runs} | {"": episode.embeddings[""]}
     changed = dataclasses.replace(episode, plan=plan, latents=clips, embeddings=embeddings)
     unit = dataclasses.replace(build.units[0], episodes=(plan,))
     return dataclasses.replace(build, episodes=(changed,), units=(unit,))
@@ -246,3 +256,47 @@ def test_frames_are_found_by_instant_or_by_number() -> None:
     assert steps((0, 9), (0, 100)) is None  # no step shows it
     assert steps((1,), (200,)) == [2]
     assert clip_steps(ClipPlan("e", "primary", "v", "f", (0,), (0,), None), times[:0], ids[:0]) is None
+
+
+def test_latents_and_texts_of_the_lake(tmp_path: Path) -> None:
+    """A recording with a gap behind step 9 and another instruction from step 20 on; its files go into a folder alone."""
+    root, staging = gap_lake(tmp_path / "gap"), tmp_path / "staging"
+    views = ViewsRecipe(height_px=32, width_px=32)
+    encoding = EncodeRecipe(encoder="wavelet", views=views, clip=ClipRecipe(bounds=("language",)))
+    assert run_encode(root, encoding).exit_code == 0
+    made = texts.run(TextsOptions(str(root), TextRecipe(dtype="bfloat16"), "", False, "inline"))
+    assert made.exit_code == 0
+    lake = Lake.open(root)
+    recipe = BuildRecipe(
+        formats=("parquet",), content="both", encoder="wavelet", views=views, texts=TextChoice(encoder="hashed")
+    )
+    plan = plan_build(lake, recipe, "0")
+    chosen = recipe.model_copy(update={"formats": ("lingbot",)})
+    worker = BuildWorker(str(root), lake.versions(), str(staging), chosen, plan.latents)
+    (unit,) = plan.units
+    worker(unit)
+    worker.close()
+    (group,) = plan.groups
+    folder = staging / "files" / "lerobot_v21" / group.name
+    facts = read_json(staging / "records" / f"{unit.unit_id}.json")["facts"]["lingbot"]
+    counts = lingbot.FORMAT.finish(group, recipe, [(unit.payload[0], facts)], folder)
+    assert counts == lingbot.FORMAT.count(folder) == {"samples": 2, "frames": 9 + 9, "episodes": 1}
+    action = np.arange(NUM_STEPS, dtype=np.float64)[:, None]
+    clips = {tuple(row["frame_ids"]): row for row in lake.rows("latents", ["frame_ids", "data", "dtype", "shape"])}
+    for (start, stop), text in zip(((0, SECOND_TASK), (SECOND_TASK, NUM_STEPS)), TASKS, strict=True):
+        row = {"episode_index": 0, "start_frame": start, "end_frame": stop}
+        sample = read_sample(folder, row, action, CAMERAS[:1])
+        assert sample is not None
+        content = sample["of"][0]
+        assert content["frame_ids"] == list(range(start, start + 9))
+        assert (content["fps"], content["ori_fps"], content["video_height"]) == (10, 10, 32)
+        stored = clips[tuple(content["frame_ids"])]
+        values = np.frombuffer(stored["data"], stored["dtype"]).reshape(stored["shape"])
+        expected = torch.from_numpy(values.copy()).to(torch.bfloat16).permute(1, 0, 2, 3)
+        assert torch.equal(sample["latents"], expected)
+        assert sample["actions"][1:].ravel().tolist() == list(range(start, start + 8))
+        embedding = embedding_of(lake, text, "hashed", padded=False).values
+        assert torch.equal(sample["text_emb"], torch.from_numpy(embedding).to(torch.bfloat16))
+    told = read_json(folder / "meta/lingbot_left_out.json")
+    assert [(one["start_frame"], one["last_frame"]) for one in told["notes"]] == [(0, 8)]  # up to the gap
+    assert told["texts"]["encoder"] == "hashed"
