@@ -13,6 +13,9 @@ import torch
 from jobs import texts
 from jobs.options import TextsOptions
 from pipelines import registry
+from pipelines.build_plan import plan_build
+from pipelines.build_stats import chunk_layout
+from pipelines.build_unit import BuildWorker
 from pipelines.formats import fastwam, gigaworld, motus
 from pipelines.lake import Lake
 from pipelines.stats import stats_from_json
@@ -171,6 +174,49 @@ def test_embeddings_of_the_lake_lie_beside_lerobot(tmp_path: Path) -> None:
     assert manifest["counts"]["gigaworld"] == {folder.name: {"samples": 2, "frames": 0, "episodes": 2}}
     (folder / "t5_embedding" / "episode_000001.pt").unlink()
     assert not verify_release(tmp_path / "release").ok
+
+
+def test_the_texts_of_a_lake_are_what_fastwam_and_motus_ask_for(tmp_path: Path) -> None:
+    """Their files lie in a folder alone; the numbers, tasks and statistics are those of a build."""
+    run_ingest([write_short(tmp_path / "set")], tmp_path / "lake")
+    prompts = TextRecipe(template="fastwam", steps=(), options={"length": 24})
+    assert texts.run(TextsOptions(str(tmp_path / "lake"), prompts, "", False, "inline")).exit_code == 0
+    lake = Lake.open(tmp_path / "lake")
+    choice = TextChoice(encoder="hashed", template="fastwam", steps=())
+    chosen = BuildRecipe(formats=("fastwam", "motus"), horizon=4, texts=choice, unit_frames=10)
+    recipe = chosen.model_copy(update={"formats": ("parquet",)})
+    plan = plan_build(lake, recipe, "0")
+    worker = BuildWorker(str(lake.root), lake.versions(), str(tmp_path / "staging"), chosen, None)
+    for unit in plan.units:
+        worker(unit)
+    worker.close()
+    (group,) = plan.groups
+    found = plan.statistics[group.name][1].chunks
+    group = dataclasses.replace(group, chunk=chunk_layout(plan.statistics[group.name][0], found, chosen))
+    folder = tmp_path / "staging" / "files" / "lerobot_v21" / group.name
+    records = [read_json(tmp_path / "staging" / "records" / f"{unit.unit_id}.json") for unit in plan.units]
+    for member in (fastwam, motus):
+        facts = [
+            (unit.payload[0], record["facts"][member.FORMAT.name])
+            for unit, record in zip(plan.units, records, strict=True)
+        ]
+        assert member.FORMAT.finish(group, recipe, facts, folder) == member.FORMAT.count(folder)
+    assert len(plan.units) == 2
+    assert group.tasks
+    for task in group.tasks:
+        context, mask = fastwam_context(folder, task, 24)
+        stored = embedding_of(lake, SENTENCE.format(task=task), "hashed", padded=False).values
+        assert torch.equal(context[mask], torch.from_numpy(stored).to(torch.bfloat16))
+    stats = read_json(folder / "dataset_stats.json")
+    ours = plan.statistics_of(group, recipe)["statistics.json"]
+    assert stats["action"]["default"]["global_mean"] == ours["chunks"]["overall"]["mean"]
+    assert stats["action"]["default"]["stepwise_q01"] == [step["q01"] for step in ours["chunks"]["steps"]]
+    assert len(ours["chunks"]["steps"]) == 4
+    assert stats["state"]["default"]["global_std"] == ours["proprio"]["stats"]["std"]
+    for index, episode in enumerate(plan.episodes[0][1]):
+        values = torch.load(folder / f"t5_embedding/episode_{index:06d}.pt", map_location="cpu")
+        stored = embedding_of(lake, SENTENCE.format(task=episode.instruction), "hashed", padded=False).values
+        np.testing.assert_array_equal(values.numpy(), stored)
 
 
 @pytest.mark.parametrize("name", TRAINERS)

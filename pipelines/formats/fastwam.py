@@ -50,7 +50,8 @@ class _FastWamUnit:
     def end(self) -> None:
         episode = self._progress.episode
         self._progress.end()
-        for text in dict.fromkeys(text for _, _, text in episode.plan.texts):
+        texts = (*(text for _, _, text in episode.plan.texts), *episode.plan.other_instructions)
+        for text in dict.fromkeys(texts):
             embedding = embedding_of(episode, text)
             asked = _asked(text)
             if embedding.prompt != asked:
@@ -98,7 +99,7 @@ class _FastWam:
             raise ReleaseError(
                 f"{len(missing)} tasks have no embedding, such as {min(missing)[:120]!r}",
                 group.name,
-                "build again",
+                "leave out what joins several instructions into one task, or build again",
                 "off_plan",
             )
         write_durably(
