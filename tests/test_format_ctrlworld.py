@@ -14,6 +14,7 @@ import torch
 from pipelines.annotations import sample_frames
 from pipelines.barcode import Mark, draw, read_mark
 from pipelines.formats import BuiltEpisode, ctrlworld
+from pipelines.formats.fastwam import WITH_INSTRUCTION
 from pipelines.lake import Lake
 from pipelines.selection import stored_episodes
 from pipelines.verify import verify_release
@@ -272,9 +273,10 @@ def check_round_trip(source: Path, release: Path) -> None:
 
 
 def test_a_set_comes_back_from_the_lake_as_it_was(tmp_path: Path) -> None:
-    source, lake = write_droid(tmp_path / "droid", (40, 31, 22)), tmp_path / "lake"
+    source, lake = write_droid(tmp_path / "droid", (25, 16, 14)), tmp_path / "lake"
     answer = run_ingest([source], lake)
     assert answer.values["kept"] == 3, answer.values
+    assert len(Lake.open(lake).rows("episodes", ["episode_id"], WITH_INSTRUCTION)) == 2  # one says nothing
     weights = tiny_models.make("svd", tmp_path / "svd")
     recipe = EncodeRecipe(encoder="svd", weights=str(weights), clip=ClipRecipe(kind="frames"))
     assert run_encode(lake, recipe).exit_code == 0

@@ -103,8 +103,9 @@ def test_fastwam_says_what_it_needs(change: dict[str, Any], said: str, tmp_path:
 
 def test_fastwam_refuses_steps_without_instruction(tmp_path: Path) -> None:
     build = make_build((7, 5), **needs_of("fastwam") | {"instructions": ("pick", " ")})
-    with pytest.raises(RecipeError, match="no instruction"):
+    with pytest.raises(RecipeError, match="no instruction") as caught:
         fastwam.FORMAT.open_unit(build.units[0], build.recipe, tmp_path)
+    assert fastwam.WITH_INSTRUCTION in caught.value.hint
 
 
 def test_fastwam_refuses_embeddings_of_another_sentence(tmp_path: Path) -> None:

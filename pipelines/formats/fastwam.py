@@ -31,6 +31,8 @@ ENCODER = "wan22ti2v5b"
 STATS = "dataset_stats.json"
 """To be named as ``pretrained_norm_stats``."""
 TEXTS = "meta/fastwam_texts.json"
+WITH_INSTRUCTION = "array_length(instructions) > 0"
+"""Picks the episodes of a lake that have one."""
 
 
 class _FastWamUnit:
@@ -144,7 +146,7 @@ def _check_tasks(group: GroupPlan) -> None:
             "some of its steps have no instruction: FastWAM asks for the embedding of a sentence around nothing, finds none "
             "and takes another sample instead",
             group.name,
-            "leave these episodes out with --where, such as by dataset, or give them instructions",
+            f'leave these episodes out: --where "{WITH_INSTRUCTION}"',
             "no_text",
         )
 
