@@ -267,8 +267,8 @@ def _stats(plain: Any) -> Stats:
 
 
 def chunk_layout(plan: ActionPlan, stats: ChunkStats, recipe: BuildRecipe) -> ChunkLayout:
-    """What units need to know of chunks; statistics of steps only where they normalize."""
-    steps = stats.steps if recipe.normalize_by == "step" else ()
+    """What units need to know of chunks; statistics of steps only where they normalize, or FastWAM's file tells them."""
+    steps = stats.steps if recipe.normalize_by == "step" or "fastwam" in recipe.formats else ()
     return ChunkLayout(
         plan.names,
         tuple(bool(one) for one in plan.mask),

@@ -1,32 +1,43 @@
-"""Files that trainers read with ``torch.load``: written so that equal values give equal bytes, read back without running code."""
+"""Files that trainers read with ``torch.load``: written so that equal values give equal bytes, read back without running code.
+
+torch is imported when the first of them is made or read.
+"""
 
 import io
 import pickle
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from pipelines.storage import write_durably
 from schemas.errors import ReleaseError
 from schemas.text_recipe import TextDtype
 
-_DTYPES: dict[TextDtype, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+if TYPE_CHECKING:
+    import torch
 
 
-def tensor(values: np.ndarray, dtype: TextDtype) -> torch.Tensor:
+def tensor(values: np.ndarray, dtype: TextDtype) -> "torch.Tensor":
     """``values`` as a tensor of its own memory, rounded to nearest, ties to even, where ``dtype`` is narrower."""
-    return torch.from_numpy(np.array(values)).to(_DTYPES[dtype])
+    import torch
+
+    chosen = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    return torch.from_numpy(np.array(values)).to(chosen[dtype])
+
+
+def flags(values: np.ndarray) -> "torch.Tensor":
+    """``values`` as a tensor of bools."""
+    import torch
+
+    return torch.from_numpy(np.array(values, dtype=bool))
 
 
 def write_torch(path: Path, value: Any) -> None:
     """Writes ``value``, of tensors, numbers, texts, lists and dicts, as ``torch.save`` does, and fsyncs it."""
+    import torch
+
     buffer = io.BytesIO()  # a file's own name would become part of the archive
     torch.save(value, buffer)
     write_durably(path, buffer.getvalue())
@@ -34,6 +45,8 @@ def write_torch(path: Path, value: Any) -> None:
 
 def read_torch(path: Path) -> Any:
     """What ``write_torch`` wrote; nothing in the file is run. Raises ReleaseError where it is damaged."""
+    import torch
+
     try:
         # torch checks no sums: an archive that was cut or changed is noticed here
         with zipfile.ZipFile(path) as archive:

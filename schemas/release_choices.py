@@ -98,3 +98,11 @@ class TextChoice(_Frozen):
         except UnicodeEncodeError as error:
             raise ValueError("there are bytes in it that are no UTF-8 text") from error
         return value
+
+
+class CtrlWorldRecipe(_Frozen):
+    """Choices of the format ``ctrlworld``."""
+
+    frame_stride: int = Field(default=3, gt=0, le=1000)
+    """Every so many steps are a frame of its videos and latents; numbers keep every step. Ctrl-World's code has 3: steps at
+    15 Hz, frames at 5 Hz. IRASim and VPP take any."""

@@ -15,14 +15,27 @@ from pipelines.action_chunks import ChunkLayout
 from pipelines.barcode import draw
 from pipelines.chunk_stats import ChunkStats, StatsOf
 from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan
+from pipelines.prompts import prompts_of, template_of
 from pipelines.stats import sketch
+from pipelines.text_rows import EMPTY, TextEmbedding
 from pipelines.windows import latent_spans, sample_windows
-from schemas.embodiment import Channel, Embodiment
+from schemas.embodiment import Channel, ChannelKind, Embodiment, Gripper
 from schemas.latent import ClipPlan, LatentClip
 from schemas.recipes import BuildRecipe, TokenizerRecipe
+from schemas.release_choices import TextChoice
 from schemas.time import TimeGrid, parse_rate
 
 LOCATION = "/recordings/made_up"
+NEEDS_ARM = {"ctrlworld"}
+"""Formats of robots whose pose and gripper are known."""
+LATENT_STRIDES = {"lingbot": 4, "ctrlworld": 1}
+"""Formats that carry latents of every view, and frames of a latent behind the first."""
+TEMPLATES = {"lingbot": "plain", "fastwam": "fastwam", "gigaworld": "plain", "motus": "plain"}
+"""Formats that carry embeddings, and the template of their prompts."""
+NEEDS_WORDS = {"fastwam"}
+"""Formats that refuse steps without an instruction."""
+VIEWS = (("primary", 64, 96), ("wrist_left", 48, 64))
+INSTRUCTIONS = ("pick up the cube", "", 'öffne die "Tür"')
 
 
 @dataclass(frozen=True)
@@ -40,18 +53,23 @@ def make_build(
     lengths: Sequence[int] = (7, 1, 12),
     *,
     rate: str = "15",
-    views: Sequence[tuple[str, int, int]] = (("primary", 64, 96), ("wrist_left", 48, 64)),
+    views: Sequence[tuple[str, int, int]] = VIEWS,
     episodes_per_unit: int = 2,
     recipe: BuildRecipe | None = None,
     action_width: int = 4,
     proprio_width: int = 3,
-    instructions: Sequence[str] = ("pick up the cube", "", 'öffne die "Tür"'),
+    instructions: Sequence[str] = INSTRUCTIONS,
     others: Sequence[str] = (),
     latent_slots: Sequence[str] = (),
+    latent_stride: int = 4,
     with_tokens: bool = True,
     seed: int = 0,
+    arm: bool = False,
 ) -> FakeBuild:
-    """A group of ``lengths`` episodes cut into units. Actions are random, and no two rows are alike."""
+    """A group of ``lengths`` episodes cut into units. Actions are random, and no two rows are alike. Of an ``arm`` the first
+    seven channels of both vectors are a pose and a gripper."""
+    if arm:
+        action_width, proprio_width = max(7, action_width), max(7, proprio_width)
     recipe = recipe or BuildRecipe(horizon=4, tokenizer=TokenizerRecipe() if with_tokens else None)
     random = np.random.default_rng(seed)
     plans: list[EpisodePlan] = []
@@ -65,16 +83,27 @@ def make_build(
         plans.append(replace(plan, other_instructions=further))
         first_step, first_sample = first_step + length, first_sample + num_samples
     episodes = [
-        _episode(plan, parse_rate(rate), random, recipe, views, action_width, proprio_width, latent_slots, with_tokens)
+        _episode(
+            plan,
+            parse_rate(rate),
+            random,
+            recipe,
+            views,
+            action_width,
+            proprio_width,
+            (latent_slots, latent_stride),
+            with_tokens,
+        )
         for plan in plans
     ]
+    card = made_up_card(action_width, proprio_width, arm)
     group = GroupPlan(
         name="made_up",
         dataset="made_up",
-        card=made_up_card(action_width, proprio_width),
+        card=card,
         rate=rate,
-        action_names=tuple(f"a{i}" for i in range(action_width)),
-        proprio_names=tuple(f"p{i}" for i in range(proprio_width)),
+        action_names=tuple(channel.name for channel in card.action),
+        proprio_names=tuple(channel.name for channel in card.proprio),
         views=tuple(views),
         stats={
             name: sketch(np.concatenate([getattr(episode, name) for episode in episodes])).stats().to_mapping()
@@ -93,14 +122,38 @@ def make_build(
     return FakeBuild(group, recipe, units, tuple(episodes))
 
 
-def made_up_card(action_width: int, proprio_width: int) -> Embodiment:
-    """A robot of channels that nothing is known of."""
+def made_up_card(action_width: int, proprio_width: int, arm: bool = False) -> Embodiment:
+    """A robot of channels that nothing is known of, or an arm of which a pose and a gripper are."""
+
+    def layout(letter: str, width: int) -> tuple[Channel, ...]:
+        rest = tuple(Channel(name=f"{letter}{i}") for i in range(7 if arm else 0, width))
+        place = [Channel(name=name, unit="m", kind=ChannelKind.POSITION) for name in "xyz"]
+        turn = [Channel(name=name, unit="rad", kind=ChannelKind.EULER) for name in ("roll", "pitch", "yaw")]
+        known = (*place, *turn, Channel(name="gripper", unit="1", kind=ChannelKind.GRIPPER)) if arm else ()
+        return (*known, *rest)
+
+    grippers = (Gripper(channel="gripper", open=0.0, closed=1.0),) if arm else ()
     return Embodiment(
         name="made_up_arm",
         title="An arm that is made up",
-        proprio=tuple(Channel(name=f"p{i}") for i in range(proprio_width)),
-        action=tuple(Channel(name=f"a{i}") for i in range(action_width)),
+        proprio=layout("p", proprio_width),
+        action=layout("a", action_width),
+        proprio_grippers=grippers,
+        action_grippers=grippers,
     )
+
+
+def needs_of(name: str, views: Sequence[tuple[str, int, int]] = VIEWS, **recipe: Any) -> dict[str, Any]:
+    """Choices of ``make_build`` under which the format ``name`` finds what it needs; ``recipe`` are further choices of that."""
+    chosen: dict[str, Any] = {"arm": name in NEEDS_ARM, "views": views}
+    if name in TEMPLATES:
+        recipe["texts"] = TextChoice(encoder="made_up", template=TEMPLATES[name], steps=())
+    if name in LATENT_STRIDES:
+        chosen |= {"latent_slots": [slot for slot, _, _ in views], "latent_stride": LATENT_STRIDES[name]}
+        recipe = {"content": "both", "encoder": "made_up"} | recipe
+    if name in NEEDS_WORDS:
+        chosen["instructions"] = [text or "wipe the table" for text in INSTRUCTIONS]
+    return chosen | {"recipe": BuildRecipe(**{"horizon": 4, **recipe})}
 
 
 @dataclass(frozen=True)
@@ -127,22 +180,22 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 
 
 @st.composite
-def builds(choose: st.DrawFn) -> FakeBuild:
-    """Builds of any shape a plan can have."""
-    views = choose(st.sampled_from([(), (("primary", 64, 96),), (("primary", 48, 80), ("wrist_left", 64, 96))]))
-    recipe = BuildRecipe(horizon=choose(st.integers(1, 5)), sample_stride=choose(st.sampled_from([None, 1, 3])))
+def builds(choose: st.DrawFn, name: str = "") -> FakeBuild:
+    """Builds of any shape a plan can have, with what the format ``name`` needs."""
+    shapes = [(), (("primary", 64, 96),), (("primary", 48, 80), ("wrist_left", 64, 96))]
+    views = choose(st.sampled_from(shapes[1:] if name in LATENT_STRIDES else shapes))
+    recipe = {"horizon": choose(st.integers(1, 5)), "sample_stride": choose(st.sampled_from([None, 1, 3]))}
+    texts = TEXTS.filter(str.strip) if name in NEEDS_WORDS else TEXTS
     return make_build(
         choose(st.lists(st.integers(1, 9), min_size=1, max_size=4)),
         rate=choose(st.sampled_from(["5", "7.5", "15", "30000/1001"])),
-        views=views,
         episodes_per_unit=choose(st.integers(1, 3)),
-        recipe=recipe,
         action_width=choose(st.integers(1, 5)),
         proprio_width=choose(st.integers(0, 3)),
-        instructions=choose(st.lists(TEXTS, min_size=1, max_size=3)),
         others=choose(st.lists(TEXTS, max_size=3)),
         with_tokens=choose(st.booleans()),
         seed=choose(st.integers(0, 1000)),
+        **needs_of(name, views, **recipe) | {"instructions": choose(st.lists(texts, min_size=1, max_size=3))},
     )
 
 
@@ -154,13 +207,14 @@ def _episode(
     views: Sequence[tuple[str, int, int]],
     action_width: int,
     proprio_width: int,
-    latent_slots: Sequence[str],
+    latents: tuple[Sequence[str], int],
     with_tokens: bool,
 ) -> BuiltEpisode:
     steps: np.ndarray = np.arange(plan.num_steps, dtype=np.int64)
     times = TimeGrid(0, rate, plan.num_steps).times_ns()
     starts = sample_windows(plan.num_steps, recipe.horizon, recipe.sample_stride)
     slots = {slot: (steps + 2 + number) // 2 for number, (slot, _, _) in enumerate(views)}
+    sizes = {slot: (height // 16, width // 16) for slot, height, width in views}
     valid = np.ones(plan.num_steps, dtype=bool)
     valid[3:4] = False
     action = random.normal(size=(plan.num_steps, action_width)).astype(np.float32)
@@ -181,23 +235,45 @@ def _episode(
         if with_tokens
         else None,
         sample_steps=starts,
-        latents={slot: _clips(plan, slot, rate, times, random) for slot in latent_slots},
-        embeddings={},
+        latents={
+            slot: _clips(plan, slot, rate, times, slots.get(slot, steps), random, sizes.get(slot, (3, 4)), latents[1])
+            for slot in latents[0]
+        },
+        embeddings={} if recipe.texts is None else _embeddings(plan, recipe.texts),
         location=LOCATION,
         source_key=f"train/{plan.episode_index:06d}",
     )
 
 
 def _clips(
-    plan: EpisodePlan, slot: str, rate: Fraction, times: np.ndarray, random: np.random.Generator
+    plan: EpisodePlan,
+    slot: str,
+    rate: Fraction,
+    times: np.ndarray,
+    frame_ids: np.ndarray,
+    random: np.random.Generator,
+    size: tuple[int, int],
+    stride: int,
 ) -> list[LatentClip]:
-    """One causal clip (1 + 4k frames) over as much of the episode as fits."""
-    num_latents = 1 + (plan.num_steps - 1) // 4
-    num_frames = latent_spans(1, 4, num_latents)[-1][1]
-    clip = ClipPlan(
-        plan.episode_id, slot, "views", "encoder", tuple(range(num_frames)), tuple(times[:num_frames].tolist()), rate
-    )
-    return [LatentClip(clip, random.normal(size=(num_latents, 2, 3, 4)).astype(np.float32), 4, 1, clip.latent_id, 0)]
+    """One causal clip (1 + 4k frames, or each for itself) over as much of the episode as fits."""
+    num_latents = 1 + (plan.num_steps - 1) // stride
+    num_frames = latent_spans(1, stride, num_latents)[-1][1]
+    ids, at = tuple(frame_ids[:num_frames].tolist()), tuple(times[:num_frames].tolist())
+    clip = ClipPlan(plan.episode_id, slot, "views", "encoder", ids, at, rate)
+    values = random.normal(size=(num_latents, 2, *size)).astype(np.float32)
+    return [LatentClip(clip, values, stride, 1, clip.latent_id, 0)]
+
+
+def _embeddings(plan: EpisodePlan, choice: TextChoice) -> dict[str, TextEmbedding]:
+    """By instruction an embedding [n, 8] of as many tokens as it has words, and one; of random numbers that it fixes."""
+    template = template_of(choice.template, choice.steps)
+    found = {}
+    for text in (EMPTY, *(text for _, _, text in plan.texts), *plan.other_instructions):
+        (prompt,) = prompts_of(template, {"instruction": text})
+        random = np.random.default_rng(list(prompt.encode()))
+        values = random.normal(size=(1 + len(text.split()), 8)).astype(np.float32)
+        found[text] = TextEmbedding(prompt, values, np.ones(len(values), bool), 32, "made_up", "fingerprint", "float32")
+    return found
 
 
 def frame_number(slot: str, step: int) -> int:
