@@ -40,6 +40,7 @@ from pipelines.lerobot_tables import (
     video_key,
 )
 from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress, planned_counts
+from pipelines.release_texts import episode_file
 from pipelines.stats import QUANTILES
 from pipelines.stats_export import GEAR
 from pipelines.storage import write_durably
@@ -232,8 +233,9 @@ def _numbered(episode: EpisodePlan, **facts: Any) -> dict[str, Any]:
 
 def _episode_line(episode: EpisodePlan, facts: Mapping[str, Any], recipe: BuildRecipe) -> dict[str, Any]:
     """A line of ``episodes.jsonl``; ``action_config`` is read by LingBot-VA (``wan_va/dataset/lerobot_latent_dataset.py``),
-    where ``end_frame`` is the one behind the last."""
-    return {
+    where ``end_frame`` is the one behind the last, and ``t5_embedding_path`` by Motus (``data/lerobot/lerobot_dataset.py``)."""
+    embedding = {"t5_embedding_path": episode_file(episode.episode_index)} if "motus" in recipe.formats else {}
+    return embedding | {
         "episode_index": episode.episode_index,
         "tasks": all_tasks(episode, recipe),
         "length": episode.num_steps,

@@ -192,7 +192,7 @@ def builds(choose: st.DrawFn, name: str = "") -> FakeBuild:
         episodes_per_unit=choose(st.integers(1, 3)),
         action_width=choose(st.integers(1, 5)),
         proprio_width=choose(st.integers(0, 3)),
-        others=choose(st.lists(TEXTS, max_size=3)),
+        others=choose(st.lists(texts, max_size=3)),
         with_tokens=choose(st.booleans()),
         seed=choose(st.integers(0, 1000)),
         **needs_of(name, views, **recipe) | {"instructions": choose(st.lists(texts, min_size=1, max_size=3))},
