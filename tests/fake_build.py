@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pipelines.action_chunks import ChunkLayout
 from pipelines.barcode import draw
 from pipelines.chunk_stats import ChunkStats, StatsOf
-from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan
+from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, Split, UnitPlan
 from pipelines.stats import sketch
 from pipelines.windows import latent_spans, sample_windows
-from schemas.embodiment import Channel, Embodiment
+from schemas.embodiment import Channel, ChannelKind, Embodiment, Gripper
 from schemas.latent import ClipPlan, LatentClip
 from schemas.recipes import BuildRecipe, TokenizerRecipe
 from schemas.time import TimeGrid, parse_rate
@@ -49,8 +49,13 @@ def make_build(
     latent_slots: Sequence[str] = (),
     with_tokens: bool = True,
     seed: int = 0,
+    arm: bool = False,
+    num_val: int = 0,
 ) -> FakeBuild:
-    """A group of ``lengths`` episodes cut into units. Actions are random, and no two rows are alike."""
+    """A group of ``lengths`` episodes cut into units, the last ``num_val`` of them for validation. Actions are random, and no
+    two rows are alike. Of an ``arm`` the first seven channels of both vectors are a pose and a gripper."""
+    if arm:
+        action_width, proprio_width = max(7, action_width), max(7, proprio_width)
     recipe = recipe or BuildRecipe(horizon=4, tokenizer=TokenizerRecipe() if with_tokens else None)
     random = np.random.default_rng(seed)
     plans: list[EpisodePlan] = []
@@ -59,19 +64,23 @@ def make_build(
         num_samples = len(sample_windows(length, recipe.horizon, recipe.sample_stride))
         episode_id = hashlib.sha256(f"{seed}-{index}".encode()).hexdigest()
         text = instructions[index % len(instructions)]
-        plans.append(EpisodePlan(episode_id, index, first_step, length, first_sample, num_samples, text))
+        split: Split = "val" if index >= len(lengths) - num_val else "train"
+        success = (True, False, None)[index % 3]
+        plan = EpisodePlan(episode_id, index, first_step, length, first_sample, num_samples, text)
+        plans.append(replace(plan, success=success, split=split))
         first_step, first_sample = first_step + length, first_sample + num_samples
     episodes = [
         _episode(plan, parse_rate(rate), random, recipe, views, action_width, proprio_width, latent_slots, with_tokens)
         for plan in plans
     ]
+    card = made_up_card(action_width, proprio_width, arm)
     group = GroupPlan(
         name="made_up",
         dataset="made_up",
-        card=made_up_card(action_width, proprio_width),
+        card=card,
         rate=rate,
-        action_names=tuple(f"a{i}" for i in range(action_width)),
-        proprio_names=tuple(f"p{i}" for i in range(proprio_width)),
+        action_names=tuple(channel.name for channel in card.action),
+        proprio_names=tuple(channel.name for channel in card.proprio),
         views=tuple(views),
         stats={
             name: sketch(np.concatenate([getattr(episode, name) for episode in episodes])).stats().to_mapping()
@@ -85,18 +94,33 @@ def make_build(
         license="CC-BY-4.0",
         tokenizer_json='{"name": "bins"}' if with_tokens else None,
     )
-    packs = [tuple(plans[i : i + episodes_per_unit]) for i in range(0, len(plans), episodes_per_unit)]
-    units = tuple(UnitPlan(group, number, pack, len(packs)) for number, pack in enumerate(packs))
+    packs: list[tuple[tuple[EpisodePlan, ...], int, int]] = []
+    for split in ("train", "val"):
+        some = [plan for plan in plans if plan.split == split]
+        starts = range(0, len(some), episodes_per_unit)
+        packs += [(tuple(some[at : at + episodes_per_unit]), n, len(starts)) for n, at in enumerate(starts)]
+    units = tuple(UnitPlan(group, number, pack, len(packs), n, of) for number, (pack, n, of) in enumerate(packs))
     return FakeBuild(group, recipe, units, tuple(episodes))
 
 
-def made_up_card(action_width: int, proprio_width: int) -> Embodiment:
-    """A robot of channels that nothing is known of."""
+def made_up_card(action_width: int, proprio_width: int, arm: bool = False) -> Embodiment:
+    """A robot of channels that nothing is known of, or an arm of which a pose and a gripper are."""
+
+    def layout(letter: str, width: int) -> tuple[Channel, ...]:
+        rest = tuple(Channel(name=f"{letter}{i}") for i in range(7 if arm else 0, width))
+        place = [Channel(name=name, unit="m", kind=ChannelKind.POSITION) for name in "xyz"]
+        turn = [Channel(name=name, unit="rad", kind=ChannelKind.EULER) for name in ("roll", "pitch", "yaw")]
+        known = (*place, *turn, Channel(name="gripper", unit="1", kind=ChannelKind.GRIPPER)) if arm else ()
+        return (*known, *rest)
+
+    grippers = (Gripper(channel="gripper", open=0.0, closed=1.0),) if arm else ()
     return Embodiment(
         name="made_up_arm",
         title="An arm that is made up",
-        proprio=tuple(Channel(name=f"p{i}") for i in range(proprio_width)),
-        action=tuple(Channel(name=f"a{i}") for i in range(action_width)),
+        proprio=layout("p", proprio_width),
+        action=layout("a", action_width),
+        proprio_grippers=grippers,
+        action_grippers=grippers,
     )
 
 
@@ -124,12 +148,15 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 
 
 @st.composite
-def builds(choose: st.DrawFn) -> FakeBuild:
+def builds(choose: st.DrawFn, arm: bool = False) -> FakeBuild:
     """Builds of any shape a plan can have."""
     views = choose(st.sampled_from([(), (("primary", 64, 96),), (("primary", 48, 80), ("wrist_left", 64, 96))]))
     recipe = BuildRecipe(horizon=choose(st.integers(1, 5)), sample_stride=choose(st.sampled_from([None, 1, 3])))
+    lengths = choose(st.lists(st.integers(1, 9), min_size=1, max_size=4))
     return make_build(
-        choose(st.lists(st.integers(1, 9), min_size=1, max_size=4)),
+        lengths,
+        arm=arm,
+        num_val=choose(st.integers(0, len(lengths) - 1)),
         rate=choose(st.sampled_from(["5", "7.5", "15", "30000/1001"])),
         views=views,
         episodes_per_unit=choose(st.integers(1, 3)),
@@ -179,6 +206,7 @@ def _episode(
         sample_steps=starts,
         latents={slot: _clips(plan, slot, rate, times, random) for slot in latent_slots},
         embeddings={},
+        calibrations={},
         location=LOCATION,
         source_key=f"train/{plan.episode_index:06d}",
     )

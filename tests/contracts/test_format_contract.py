@@ -5,12 +5,16 @@ A new file in ``pipelines/formats`` is under test by existing. What its readers 
 
 import dataclasses
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipelines import registry
 from pipelines.formats import Format
@@ -18,6 +22,14 @@ from schemas.errors import ReleaseError
 from tests.fake_build import FakeBuild, builds, make_build, make_frames, tree_bytes, write_build, write_unit
 
 MEMBERS = registry.names("formats")
+NEEDS_ARM = {"zarr", "droid_raw", "mimic", "cosmos_policy"} & set(MEMBERS)
+"""Formats of robots whose pose and gripper are known."""
+_DATA = re.compile(r".*\.(parquet|mp4|tar|h5|hdf5|npz)|.*\.tfrecord-.*|[0-9]+(\.[0-9]+)*")
+"""Names of files that samples lie in."""
+
+
+def build_for(member: ModuleType, lengths: Sequence[int] = (7, 1, 12), **choices: Any) -> FakeBuild:
+    return make_build(lengths, arm=member.FORMAT.name in NEEDS_ARM, **choices)
 
 
 @pytest.fixture(params=MEMBERS)
@@ -41,26 +53,27 @@ def test_exports_a_format_of_its_own_name(member: ModuleType) -> None:
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(build=builds())
+@given(data=st.data())
 def test_everything_written_is_counted(
-    member: ModuleType, build: FakeBuild, tmp_path_factory: pytest.TempPathFactory
+    member: ModuleType, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    build = data.draw(builds(arm=member.FORMAT.name in NEEDS_ARM))
     folder = tmp_path_factory.mktemp("release")
     write_build(member, build, folder)
     assert member.FORMAT.count(folder) == expected_counts(member, build)
 
 
 def test_equal_input_gives_equal_bytes_however_frames_are_chunked(member: ModuleType, tmp_path: Path) -> None:
-    build = make_build(latent_slots=("primary",))
+    build = build_for(member, latent_slots=("primary",))
     write_build(member, build, tmp_path / "one", chunk=5)
-    write_build(member, make_build(latent_slots=("primary",)), tmp_path / "two", chunk=3)
+    write_build(member, build_for(member, latent_slots=("primary",)), tmp_path / "two", chunk=3)
     one, two = tree_bytes(tmp_path / "one"), tree_bytes(tmp_path / "two")
     assert sorted(one) == sorted(two)
     assert [name for name in one if one[name] != two[name]] == []
 
 
 def test_units_may_be_written_in_any_order(member: ModuleType, tmp_path: Path) -> None:
-    build = make_build()
+    build = build_for(member)
     write_build(member, build, tmp_path / "one")
     facts = {unit.file_index: write_unit(member, build, unit, tmp_path / "two") for unit in reversed(build.units)}
     # facts travel between processes as JSON
@@ -70,7 +83,7 @@ def test_units_may_be_written_in_any_order(member: ModuleType, tmp_path: Path) -
 
 
 def test_a_unit_can_be_written_again_over_what_a_crash_left(member: ModuleType, tmp_path: Path) -> None:
-    build = make_build()
+    build = build_for(member)
     write_build(member, build, tmp_path / "one")
     write_unit(member, build, build.units[0], tmp_path / "two", stop_before="end")
     write_build(member, build, tmp_path / "two")
@@ -79,7 +92,7 @@ def test_a_unit_can_be_written_again_over_what_a_crash_left(member: ModuleType, 
 
 @pytest.mark.parametrize("stop_before", ["end", "close", "finish"])
 def test_a_crash_leaves_nothing_that_counts(member: ModuleType, tmp_path: Path, stop_before: str) -> None:
-    build = make_build()
+    build = build_for(member)
     for unit in build.units:
         write_unit(member, build, unit, tmp_path, stop_before=stop_before)
     with pytest.raises(ReleaseError, match="never finished"):
@@ -88,9 +101,12 @@ def test_a_crash_leaves_nothing_that_counts(member: ModuleType, tmp_path: Path, 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.97])
 def test_a_file_cut_short_is_noticed(member: ModuleType, tmp_path: Path, share: float) -> None:
-    build = make_build()
+    build = build_for(member)
     write_build(member, build, tmp_path)
-    for path in [path for path in tmp_path.rglob("*") if path.suffix in (".parquet", ".mp4", ".tar")]:
+    found = [path for path in sorted(tmp_path.rglob("*")) if path.is_file() and _DATA.fullmatch(path.name)]
+    assert found
+    assert member.FORMAT.count(tmp_path) == expected_counts(member, build)
+    for path in found:
         data = path.read_bytes()
         path.write_bytes(data[: int(share * len(data))])
         try:
@@ -101,7 +117,7 @@ def test_a_file_cut_short_is_noticed(member: ModuleType, tmp_path: Path, share: 
 
 
 def test_departures_from_the_plan_are_refused(member: ModuleType, tmp_path: Path) -> None:
-    build = make_build((5, 4))
+    build = build_for(member, (5, 4))
     first, second = build.episodes
     open_writer = member.FORMAT.open_unit
     with pytest.raises(ReleaseError, match="not the next one"):
@@ -122,14 +138,14 @@ def test_departures_from_the_plan_are_refused(member: ModuleType, tmp_path: Path
 
 
 def test_a_unit_that_lacks_an_episode_cannot_be_closed(member: ModuleType, tmp_path: Path) -> None:
-    build = make_build((5, 4))
+    build = build_for(member, (5, 4))
     writer = member.FORMAT.open_unit(build.units[0], build.recipe, tmp_path)
     with pytest.raises(ReleaseError, match="0 of 2 planned episodes"):
         writer.close()
 
 
 def test_what_was_pushed_is_not_changed(member: ModuleType, tmp_path: Path) -> None:
-    build = make_build((6,))
+    build = build_for(member, (6,))
     before = [
         field.copy() for field in (build.episodes[0].action, build.episodes[0].proprio, build.episodes[0].times_ns)
     ]
