@@ -173,10 +173,10 @@ def plan_units(
 ) -> list[WorkUnit]:
     """Units of even size, none with episodes of two splits; equal units have equal names wherever they are planned."""
     splits = [_even([e for e in episodes if e.split == split], group, recipe) for split in ("train", "val")]
-    packs = [(pack, number, len(packs)) for packs in splits for number, pack in enumerate(packs)]
+    packs = [(pack, (n, len(some), some[0][0].first_step)) for some in splits for n, pack in enumerate(some)]
     units = []
-    for index, (pack, number, of) in enumerate(packs):
-        plan = UnitPlan(group, index, tuple(pack), len(packs), number, of)
+    for index, (pack, place) in enumerate(packs):
+        plan = UnitPlan(group, index, tuple(pack), len(packs), *place)
         inputs = [hashes[episode.episode_id] for episode in pack]
         unit_id = fingerprint("build-unit-2", plan, inputs, recipe.fingerprint, latents, version)
         units.append(WorkUnit(unit_id, (plan,), sum(episode.num_steps for episode in pack)))

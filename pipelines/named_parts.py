@@ -92,5 +92,5 @@ def require_recorded(recipe: BuildRecipe, whose: str) -> None:
 
 
 def first_actions(chunks: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [T, W] and bool [T]: the first step of each chunk [T, H, W], [T, H], as trainers take that chunk steps themselves."""
+    """float32 [T, W] and bool [T]: the first step of each chunk [T, H, W], [T, H], for trainers that make chunks."""
     return np.ascontiguousarray(chunks[:, 0], dtype=np.float32), np.ascontiguousarray(mask[:, 0])

@@ -23,6 +23,8 @@ from schemas.recipes import BuildRecipe, TokenizerRecipe
 from schemas.time import TimeGrid, parse_rate
 
 LOCATION = "/recordings/made_up"
+NEEDS_ARM = {"zarr", "droid_raw", "mimic", "cosmos_policy"}
+"""Formats of robots whose pose and gripper are known."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def make_build(
     seed: int = 0,
     arm: bool = False,
     num_val: int = 0,
+    other_instructions: Sequence[tuple[str, ...]] = ((),),
 ) -> FakeBuild:
     """A group of ``lengths`` episodes cut into units, the last ``num_val`` of them for validation. Actions are random, and no
     two rows are alike. Of an ``arm`` the first seven channels of both vectors are a pose and a gripper."""
@@ -67,7 +70,8 @@ def make_build(
         split: Split = "val" if index >= len(lengths) - num_val else "train"
         success = (True, False, None)[index % 3]
         plan = EpisodePlan(episode_id, index, first_step, length, first_sample, num_samples, text)
-        plans.append(replace(plan, success=success, split=split))
+        others = other_instructions[index % len(other_instructions)]
+        plans.append(replace(plan, success=success, split=split, other_instructions=others))
         first_step, first_sample = first_step + length, first_sample + num_samples
     episodes = [
         _episode(plan, parse_rate(rate), random, recipe, views, action_width, proprio_width, latent_slots, with_tokens)
@@ -94,12 +98,15 @@ def make_build(
         license="CC-BY-4.0",
         tokenizer_json='{"name": "bins"}' if with_tokens else None,
     )
-    packs: list[tuple[tuple[EpisodePlan, ...], int, int]] = []
+    packs: list[tuple[tuple[EpisodePlan, ...], tuple[int, int, int]]] = []
     for split in ("train", "val"):
         some = [plan for plan in plans if plan.split == split]
         starts = range(0, len(some), episodes_per_unit)
-        packs += [(tuple(some[at : at + episodes_per_unit]), n, len(starts)) for n, at in enumerate(starts)]
-    units = tuple(UnitPlan(group, number, pack, len(packs), n, of) for number, (pack, n, of) in enumerate(packs))
+        packs += [
+            (tuple(some[at : at + episodes_per_unit]), (n, len(starts), some[0].first_step))
+            for n, at in enumerate(starts)
+        ]
+    units = tuple(UnitPlan(group, number, pack, len(packs), *place) for number, (pack, place) in enumerate(packs))
     return FakeBuild(group, recipe, units, tuple(episodes))
 
 

@@ -117,6 +117,8 @@ class UnitPlan:
     file_in_split: int
     """As ``file_index``, within the split: a unit has episodes of one."""
     files_in_split: int
+    split_first_step: int
+    """Global index, within the group, of the first step of the split."""
 
 
 @dataclass(frozen=True, slots=True)

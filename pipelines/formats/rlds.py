@@ -27,9 +27,9 @@ from pipelines.formats import (
     planned_counts,
 )
 from pipelines.named_parts import NamedPart, named_parts, require_recorded
+from pipelines.storage import fsync_file, fsync_folder, write_durably
 from pipelines.tfds_features import ExampleReader, Feature, parse_example, parse_features
 from pipelines.tfrecord import framed, read_payload, scan_shard
-from pipelines.storage import fsync_file, fsync_folder, write_durably
 from schemas.errors import CorruptEpisode, MissingFile, ReleaseError, SourceError
 from schemas.recipes import BuildRecipe
 
@@ -293,9 +293,7 @@ def dataset_name(group: str) -> str:
 
 def _shard_name(unit: UnitPlan) -> str:
     split = unit.episodes[0].split
-    return (
-        f"{dataset_name(unit.group.name)}-{split}.tfrecord-{unit.file_in_split:05d}-of-{unit.files_in_split:05d}"
-    )
+    return f"{dataset_name(unit.group.name)}-{split}.tfrecord-{unit.file_in_split:05d}-of-{unit.files_in_split:05d}"
 
 
 def _info(group: GroupPlan, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]]) -> dict[str, Any]:

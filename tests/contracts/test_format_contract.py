@@ -19,11 +19,9 @@ from hypothesis import strategies as st
 from pipelines import registry
 from pipelines.formats import Format
 from schemas.errors import ReleaseError
-from tests.fake_build import FakeBuild, builds, make_build, make_frames, tree_bytes, write_build, write_unit
+from tests.fake_build import NEEDS_ARM, FakeBuild, builds, make_build, make_frames, tree_bytes, write_build, write_unit
 
 MEMBERS = registry.names("formats")
-NEEDS_ARM = {"zarr", "droid_raw", "mimic", "cosmos_policy"} & set(MEMBERS)
-"""Formats of robots whose pose and gripper are known."""
 _DATA = re.compile(r".*\.(parquet|mp4|tar|h5|hdf5|npz)|.*\.tfrecord-.*|[0-9]+(\.[0-9]+)*")
 """Names of files that samples lie in."""
 
