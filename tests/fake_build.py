@@ -16,14 +16,18 @@ from pipelines.barcode import draw
 from pipelines.chunk_stats import ChunkStats, StatsOf
 from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, Split, UnitPlan
 from pipelines.stats import sketch
+from pipelines.text_rows import TextEmbedding
 from pipelines.windows import latent_spans, sample_windows
 from schemas.embodiment import Channel, ChannelKind, Embodiment, Gripper
 from schemas.latent import ClipPlan, LatentClip
 from schemas.recipes import BuildRecipe, TokenizerRecipe
+from schemas.release_choices import TextChoice
 from schemas.time import TimeGrid, parse_rate
 
 LOCATION = "/recordings/made_up"
-NEEDS_ARM = {"zarr", "droid_raw", "mimic", "cosmos_policy"}
+TEXT_WIDTHS = {"cosmos_policy": 1024}
+"""Of the embeddings that formats need."""
+NEEDS_ARM = {"zarr", "droid_raw"}
 """Formats of robots whose pose and gripper are known."""
 
 
@@ -54,12 +58,15 @@ def make_build(
     arm: bool = False,
     num_val: int = 0,
     other_instructions: Sequence[tuple[str, ...]] = ((),),
+    text_width: int = 0,
 ) -> FakeBuild:
     """A group of ``lengths`` episodes cut into units, the last ``num_val`` of them for validation. Actions are random, and no
     two rows are alike. Of an ``arm`` the first seven channels of both vectors are a pose and a gripper."""
     if arm:
         action_width, proprio_width = max(7, action_width), max(7, proprio_width)
     recipe = recipe or BuildRecipe(horizon=4, tokenizer=TokenizerRecipe() if with_tokens else None)
+    if text_width:
+        recipe = recipe.model_copy(update={"texts": TextChoice(encoder="t5")})
     random = np.random.default_rng(seed)
     plans: list[EpisodePlan] = []
     first_step = first_sample = 0
@@ -77,6 +84,8 @@ def make_build(
         _episode(plan, parse_rate(rate), random, recipe, views, action_width, proprio_width, latent_slots, with_tokens)
         for plan in plans
     ]
+    if text_width:
+        episodes = [replace(one, embeddings=_embeddings(one.plan, text_width)) for one in episodes]
     card = made_up_card(action_width, proprio_width, arm)
     group = GroupPlan(
         name="made_up",
@@ -108,6 +117,11 @@ def make_build(
         ]
     units = tuple(UnitPlan(group, number, pack, len(packs), *place) for number, (pack, place) in enumerate(packs))
     return FakeBuild(group, recipe, units, tuple(episodes))
+
+
+def build_of(form: str, lengths: Sequence[int], **choices: Any) -> FakeBuild:
+    """``make_build`` of a robot and with texts that the format ``form`` takes."""
+    return make_build(lengths, arm=form in NEEDS_ARM, text_width=TEXT_WIDTHS.get(form, 0), **choices)
 
 
 def made_up_card(action_width: int, proprio_width: int, arm: bool = False) -> Embodiment:
@@ -155,14 +169,20 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 
 
 @st.composite
-def builds(choose: st.DrawFn, arm: bool = False) -> FakeBuild:
-    """Builds of any shape a plan can have."""
-    views = choose(st.sampled_from([(), (("primary", 64, 96),), (("primary", 48, 80), ("wrist_left", 64, 96))]))
+def builds(choose: st.DrawFn, form: str = "") -> FakeBuild:
+    """Builds of any shape a plan can have that the format ``form`` takes."""
+    both = (("primary", 48, 80), ("wrist_left", 64, 96))
+    views = (
+        both
+        if form == "cosmos_policy"
+        else choose(st.sampled_from([(), (("primary", 64, 96),), (("primary", 48, 80), ("wrist_left", 64, 96))]))
+    )
     recipe = BuildRecipe(horizon=choose(st.integers(1, 5)), sample_stride=choose(st.sampled_from([None, 1, 3])))
     lengths = choose(st.lists(st.integers(1, 9), min_size=1, max_size=4))
     return make_build(
         lengths,
-        arm=arm,
+        arm=form in NEEDS_ARM,
+        text_width=TEXT_WIDTHS.get(form, 0),
         num_val=choose(st.integers(0, len(lengths) - 1)),
         rate=choose(st.sampled_from(["5", "7.5", "15", "30000/1001"])),
         views=views,
@@ -217,6 +237,16 @@ def _episode(
         location=LOCATION,
         source_key=f"train/{plan.episode_index:06d}",
     )
+
+
+def _embeddings(plan: EpisodePlan, width: int) -> dict[str, TextEmbedding]:
+    """Of every instruction of the episode, and of the empty one; a token for each letter, and an end mark."""
+    found = {}
+    for text in ("", plan.instruction, *plan.other_instructions):
+        random = np.random.default_rng(list(text.encode()))
+        values = random.normal(size=(len(text) + 1, width)).astype(np.float16).astype(np.float32)
+        found[text] = TextEmbedding(text, values, np.ones(len(values), bool), 512, "t5", "f" * 64, "float16")
+    return found
 
 
 def _clips(

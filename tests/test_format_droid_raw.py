@@ -206,7 +206,10 @@ def test_from_recordings_and_back(tmp_path: Path) -> None:
     lake_path = arm_lake(tmp_path, (36, 34, 20))
     text = (ROOT / "jobs" / "recipes" / "vjepa2_ac.toml").read_text()
     recipe = load_recipe(BuildRecipe, text, "vjepa2_ac.toml").model_copy(
-        update={"views": ViewsRecipe(slots=("primary", "secondary", "wrist_left"), height_px=64, width_px=96), "split": SplitRecipe()}
+        update={
+            "views": ViewsRecipe(slots=("primary", "secondary", "wrist_left"), height_px=64, width_px=96),
+            "split": SplitRecipe(),
+        }
     )
     run_build(lake_path, tmp_path / "out", recipe)
     lake = Lake.open(lake_path)

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from pipelines import registry
 from pipelines.formats import Format
 from schemas.errors import ReleaseError
-from tests.fake_build import NEEDS_ARM, FakeBuild, builds, make_build, make_frames, tree_bytes, write_build, write_unit
+from tests.fake_build import FakeBuild, build_of, builds, make_frames, tree_bytes, write_build, write_unit
 
 MEMBERS = registry.names("formats")
-_DATA = re.compile(r".*\.(parquet|mp4|tar|h5|hdf5|npz)|.*\.tfrecord-.*|[0-9]+(\.[0-9]+)*")
+_DATA = re.compile(r".*\.(parquet|mp4|tar|h5|hdf5|npz|safetensors)|.*\.tfrecord-.*|[0-9]+(\.[0-9]+)*")
 """Names of files that samples lie in."""
 
 
 def build_for(member: ModuleType, lengths: Sequence[int] = (7, 1, 12), **choices: Any) -> FakeBuild:
-    return make_build(lengths, arm=member.FORMAT.name in NEEDS_ARM, **choices)
+    return build_of(member.FORMAT.name, lengths, **choices)
 
 
 @pytest.fixture(params=MEMBERS)
@@ -55,7 +55,7 @@ def test_exports_a_format_of_its_own_name(member: ModuleType) -> None:
 def test_everything_written_is_counted(
     member: ModuleType, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    build = data.draw(builds(arm=member.FORMAT.name in NEEDS_ARM))
+    build = data.draw(builds(form=member.FORMAT.name))
     folder = tmp_path_factory.mktemp("release")
     write_build(member, build, folder)
     assert member.FORMAT.count(folder) == expected_counts(member, build)
