@@ -172,11 +172,8 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 def builds(choose: st.DrawFn, form: str = "") -> FakeBuild:
     """Builds of any shape a plan can have that the format ``form`` takes."""
     both = (("primary", 48, 80), ("wrist_left", 64, 96))
-    views = (
-        both
-        if form == "cosmos_policy"
-        else choose(st.sampled_from([(), (("primary", 64, 96),), (("primary", 48, 80), ("wrist_left", 64, 96))]))
-    )
+    fewer = {"cosmos_policy": [], "droid_raw": [both[:1]]}.get(form, [(), (("primary", 64, 96),)])
+    views = choose(st.sampled_from([*fewer, both]))
     recipe = BuildRecipe(horizon=choose(st.integers(1, 5)), sample_stride=choose(st.sampled_from([None, 1, 3])))
     lengths = choose(st.lists(st.integers(1, 9), min_size=1, max_size=4))
     return make_build(

@@ -195,10 +195,11 @@ def test_what_the_trainer_lacks_is_told_before_any_work(tmp_path: Path) -> None:
     bare = make_build((4,))
     with pytest.raises(RecipeError, match="reads cartesian_position"):
         droid_raw.FORMAT.open_unit(bare.units[0], bare.recipe, tmp_path)
-    blind = make_build((4,), arm=True, views=(("wrist_left", 64, 96),))
-    with pytest.raises(RecipeError, match="left standing camera") as told:
-        droid_raw.FORMAT.open_unit(blind.units[0], blind.recipe, tmp_path)
-    assert told.value.hint
+    for views in ((), (("wrist_left", 64, 96),), (("primary", 64, 96), ("a_canvas", 64, 96))):
+        blind = make_build((4,), arm=True, views=views)
+        with pytest.raises(RecipeError, match="left standing camera") as told:
+            droid_raw.FORMAT.open_unit(blind.units[0], blind.recipe, tmp_path)
+        assert told.value.hint
     assert list(tmp_path.iterdir()) == []
 
 

@@ -245,9 +245,9 @@ def _parts(group: GroupPlan) -> tuple[dict[str, NamedPart], dict[str, NamedPart]
 def _roles(group: GroupPlan, recipe: BuildRecipe) -> dict[str, str]:
     """What the recorder would call each view's camera. Raises RecipeError where there is no left one."""
     roles = {view: ROLES.get(recipe.names.slot(view), "") for view, _, _ in group.views}
-    if roles and ("" in roles.values() or "ext1" not in roles.values()):
+    if "" in roles.values() or "ext1" not in roles.values():
         raise RecipeError(
-            f"V-JEPA 2-AC reads the left standing camera, and the views are {', '.join(sorted(roles))}",
+            f"V-JEPA 2-AC reads the left standing camera, and the views are {', '.join(sorted(roles)) or 'none'}",
             "views",
             "take the view primary, and no canvas",
             "no_view",
