@@ -5,29 +5,29 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from pipelines.storage import write_durably
 from schemas.errors import ReleaseError
 from schemas.text_recipe import TextDtype
 
-_DTYPES: dict[TextDtype, torch.dtype] = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-}
+if TYPE_CHECKING:  # takes seconds, and is only needed where such a file is written or read
+    import torch
 
 
-def tensor(values: np.ndarray, dtype: TextDtype) -> torch.Tensor:
+def tensor(values: np.ndarray, dtype: TextDtype) -> "torch.Tensor":
     """``values`` as a tensor of its own memory, rounded to nearest, ties to even, where ``dtype`` is narrower."""
-    return torch.from_numpy(np.array(values)).to(_DTYPES[dtype])
+    import torch
+
+    return torch.from_numpy(np.array(values)).to(getattr(torch, dtype))
 
 
 def write_torch(path: Path, value: Any) -> None:
     """Writes ``value``, of tensors, numbers, texts, lists and dicts, as ``torch.save`` does, and fsyncs it."""
+    import torch
+
     buffer = io.BytesIO()  # a file's own name would become part of the archive
     torch.save(value, buffer)
     write_durably(path, buffer.getvalue())
@@ -35,6 +35,8 @@ def write_torch(path: Path, value: Any) -> None:
 
 def read_torch(path: Path) -> Any:
     """What ``write_torch`` wrote; nothing in the file is run. Raises ReleaseError where it is damaged."""
+    import torch
+
     try:
         # torch checks no sums: an archive that was cut or changed is noticed here
         with zipfile.ZipFile(path) as archive:
@@ -46,23 +48,19 @@ def read_torch(path: Path) -> Any:
     raise ReleaseError(f"cannot be read back: {damaged} in it is damaged", str(path), "build it again", "unreadable")
 
 
-class _Pickler(pickle.Pickler):
-    """Tensors as the bytes of ``torch.save``, which torch's own reading of tensors in pickles takes: torch would write the
-    address of their memory instead, another one each time."""
-
-    def reducer_override(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return NotImplemented
-        buffer = io.BytesIO()
-        torch.save(value, buffer)
-        return torch.storage._load_from_bytes, (buffer.getvalue(),)
-
-
 def pickled_tensors(values: Mapping[str, np.ndarray], dtype: TextDtype) -> bytes:
     """A pickle of a dict of tensors, for trainers that read nothing else; equal values give equal bytes.
 
-    Nothing here reads it: opening a pickle runs what is in it.
+    Its few instructions are written one by one, so that nothing but texts and tensors can come into it, these as the bytes of
+    ``torch.save``, which torch's own reading of tensors in pickles takes. Nothing here reads it: that runs what is in it.
     """
-    buffer = io.BytesIO()
-    _Pickler(buffer, protocol=4).dump({name: tensor(array, dtype) for name, array in values.items()})
-    return buffer.getvalue()
+    import torch
+
+    parts = [b"\x80\x04}("]  # protocol 4, an empty dict, and the mark of its items
+    for name, array in values.items():
+        text, buffer = name.encode(), io.BytesIO()
+        torch.save(tensor(array, dtype), buffer)
+        data = buffer.getvalue()
+        parts += [b"X", len(text).to_bytes(4, "little"), text, b"ctorch.storage\n_load_from_bytes\n"]
+        parts += [b"B", len(data).to_bytes(4, "little"), data, b"\x85R"]  # called with these bytes alone
+    return b"".join([*parts, b"u."])

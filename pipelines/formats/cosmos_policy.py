@@ -43,7 +43,7 @@ TOKENS, WIDTH = 512, 1024
 _ENDING = "_demo.hdf5"
 _ZLIB_LEVEL = 4
 _STEPS_AT_ONCE = 1024
-_README = """t5_embeddings.pkl is a Python pickle, because Cosmos Policy loads it with pickle.load. Opening a pickle runs
+_README = """t5_embeddings.pkl is a Python pickle, because Cosmos Policy reads nothing else. Opening a pickle runs
 whatever code is in it: open this one only if its SHA-256 is the one in manifest.json, and never open one of unknown origin.
 t5_embeddings.safetensors holds the same tensors and runs nothing; its metadata say which instruction each key is.
 """
