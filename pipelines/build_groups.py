@@ -177,12 +177,11 @@ def plan_units(
     latents: LatentChoice | None,
 ) -> list[WorkUnit]:
     """Units of even size, none with episodes of two splits; equal units have equal names wherever they are planned."""
-    packs = [
-        pack for split in ("train", "val") for pack in _even([e for e in episodes if e.split == split], group, recipe)
-    ]
+    splits = [_even([e for e in episodes if e.split == split], group, recipe) for split in ("train", "val")]
+    packs = [(pack, (n, len(some), some[0][0].first_step)) for some in splits for n, pack in enumerate(some)]
     units = []
-    for index, pack in enumerate(packs):
-        plan = UnitPlan(group, index, tuple(pack), len(packs))
+    for index, (pack, place) in enumerate(packs):
+        plan = UnitPlan(group, index, tuple(pack), len(packs), *place)
         inputs = [hashes[episode.episode_id] for episode in pack]
         unit_id = fingerprint("build-unit-2", plan, inputs, recipe.fingerprint, latents, version)
         units.append(WorkUnit(unit_id, (plan,), sum(episode.num_steps for episode in pack)))

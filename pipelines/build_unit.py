@@ -27,7 +27,7 @@ from pipelines.tokenizers import Tokenizer
 from pipelines.video import VideoTools
 from pipelines.views import CanvasPlan, canvas_plan, shown_views
 from pipelines.windows import Windows, plan_windows
-from schemas.episode import EncodedView
+from schemas.episode import Calibration, EncodedView
 from schemas.errors import LakeError
 from schemas.fingerprint import array_sha256
 from schemas.latent import ClipPlan, LatentClip, hertz_of, is_same_rate
@@ -142,10 +142,18 @@ class BuildWorker:
             selected=windows.selected if self._recipe.segments.is_set else None,
             latents=self._read_latents(stored) if self._latents else {},
             embeddings=self._texts.embeddings_of(stored, plan) if self._texts else {},
+            calibrations=self._calibrations(unit.group, stored),
             location=stored.location,
             source_key=stored.source_key,
         )
         return built, stored, numbers
+
+    def _calibrations(self, group: GroupPlan, stored: StoredEpisode) -> dict[str, tuple[Calibration, ...]]:
+        slots = {view: self._recipe.names.slot(view) for view, _, _ in group.views if self._canvas is None}
+        return {
+            view: tuple(one for one in stored.calibrations if stored.card.views.get(one.camera) == slot)
+            for view, slot in slots.items()
+        }
 
     def _chunks(
         self, group: GroupPlan, stored: StoredEpisode, numbers: EpisodeNumbers, windows: Windows

@@ -7,9 +7,10 @@ moved (to another disk, or from failure to success) keeps laboratory and second;
 import re
 from dataclasses import dataclass
 
-OUTCOMES = ("success", "failure")
+OUTCOMES = ("success", "failure", "unknown")
+"""The last is of releases only, for what nobody judged."""
 DAY = re.compile(r"\d{4}-\d{2}-\d{2}$")
-_FOLDER = re.compile(r"(?:^|/)([^/]+)/(success|failure)/(\d{4}-\d{2}-\d{2})/([^/]+)")
+_FOLDER = re.compile(r"(?:^|/)([^/]+)/(success|failure|unknown)/(\d{4}-\d{2}-\d{2})/([^/]+)")
 _UUID = re.compile(r"([^+/]+)\+[^+/]+\+(\d{4}-\d{2}-\d{2})-(\d{2})h-(\d{2})m-(\d{2})s$")
 _ASCTIME = re.compile(r"[A-Z][a-z]{2}_+([A-Z][a-z]{2})_+(\d{1,2})_(\d{2})[:_](\d{2})[:_](\d{2})_(\d{4})$")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

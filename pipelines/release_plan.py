@@ -15,6 +15,7 @@ from pipelines.chunk_stats import ChunkStats
 from pipelines.stats import Stats, stats_from_json
 from pipelines.text_rows import TextEmbedding
 from schemas.embodiment import Embodiment
+from schemas.episode import Calibration
 from schemas.errors import ReleaseError
 from schemas.latent import LatentClip
 from schemas.recipes import BuildRecipe
@@ -120,6 +121,11 @@ class UnitPlan:
     episodes: tuple[EpisodePlan, ...]
     files_in_group: int
     """So that names can be padded."""
+    file_in_split: int
+    """As ``file_index``, within the split: a unit has episodes of one."""
+    files_in_split: int
+    split_first_step: int
+    """Global index, within the group, of the first step of the split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,8 @@ class BuiltEpisode:
     """Per slot: those of this episode, in time order; {} unless the recipe asks for latents."""
     embeddings: Mapping[str, TextEmbedding]
     """By instruction of the episode, and of the empty one: that of the prompt made of it; {} unless the recipe asks."""
+    calibrations: Mapping[str, tuple[Calibration, ...]]
+    """Per slot: what its source says of the camera; nothing of canvases."""
     location: str
     source_key: str
 

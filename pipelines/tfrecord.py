@@ -46,6 +46,12 @@ def masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
 
+def framed(payload: bytes) -> bytes:
+    """A record with its length and checksums, as it lies in a shard."""
+    length = len(payload).to_bytes(8, "little")
+    return b"".join((length, _FOOTER.pack(masked_crc(length)), payload, _FOOTER.pack(masked_crc(payload))))
+
+
 def scan_shard(path: Path | UPath) -> tuple[list[Record], Damage | None]:
     """The records of a shard in order, and the damage that ends it, if any. Payloads are skipped, not read.
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipelines.action_chunks import ChunkLayout
 from pipelines.barcode import draw
 from pipelines.chunk_stats import ChunkStats, StatsOf
-from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan
+from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, Split, UnitPlan
 from pipelines.prompts import prompts_of, template_of
 from pipelines.stats import sketch
 from pipelines.text_rows import EMPTY, TextEmbedding
@@ -26,12 +26,22 @@ from schemas.release_choices import TextChoice
 from schemas.time import TimeGrid, parse_rate
 
 LOCATION = "/recordings/made_up"
-NEEDS_ARM = {"ctrlworld"}
+NEEDS_ARM = {"ctrlworld", "zarr", "droid_raw"}
 """Formats of robots whose pose and gripper are known."""
 LATENT_STRIDES = {"lingbot": 4, "ctrlworld": 1}
 """Formats that carry latents of every view, and frames of a latent behind the first."""
-TEMPLATES = {"lingbot": "plain", "fastwam": "fastwam", "gigaworld": "plain", "motus": "plain"}
+TEMPLATES = {
+    "lingbot": "plain",
+    "fastwam": "fastwam",
+    "gigaworld": "plain",
+    "motus": "plain",
+    "cosmos_policy": "plain",
+}
 """Formats that carry embeddings, and the template of their prompts."""
+TEXT_WIDTHS = {"cosmos_policy": 1024}
+"""Formats that take embeddings of this width only; others are made up with 8."""
+NEEDS_VIEWS = {"cosmos_policy": 2, "droid_raw": 1, **dict.fromkeys(LATENT_STRIDES, 1)}
+"""Formats that refuse fewer views."""
 NEEDS_WORDS = {"fastwam"}
 """Formats that refuse steps without an instruction."""
 VIEWS = (("primary", 64, 96), ("wrist_left", 48, 64))
@@ -59,15 +69,17 @@ def make_build(
     action_width: int = 4,
     proprio_width: int = 3,
     instructions: Sequence[str] = INSTRUCTIONS,
-    others: Sequence[str] = (),
+    other_instructions: Sequence[tuple[str, ...]] = ((),),
     latent_slots: Sequence[str] = (),
     latent_stride: int = 4,
     with_tokens: bool = True,
     seed: int = 0,
     arm: bool = False,
+    num_val: int = 0,
+    text_width: int = 8,
 ) -> FakeBuild:
-    """A group of ``lengths`` episodes cut into units. Actions are random, and no two rows are alike. Of an ``arm`` the first
-    seven channels of both vectors are a pose and a gripper."""
+    """A group of ``lengths`` episodes cut into units, the last ``num_val`` of them for validation. Actions are random, and no
+    two rows are alike. Of an ``arm`` the first seven channels of both vectors are a pose and a gripper."""
     if arm:
         action_width, proprio_width = max(7, action_width), max(7, proprio_width)
     recipe = recipe or BuildRecipe(horizon=4, tokenizer=TokenizerRecipe() if with_tokens else None)
@@ -78,9 +90,11 @@ def make_build(
         num_samples = len(sample_windows(length, recipe.horizon, recipe.sample_stride))
         episode_id = hashlib.sha256(f"{seed}-{index}".encode()).hexdigest()
         text = instructions[index % len(instructions)]
-        further = tuple(other for other in dict.fromkeys(others) if other != text)[: index + 1]
+        others = dict.fromkeys(other_instructions[index % len(other_instructions)])
+        split: Split = "val" if index >= len(lengths) - num_val else "train"
         plan = EpisodePlan(episode_id, index, first_step, length, first_sample, num_samples, text)
-        plans.append(replace(plan, other_instructions=further))
+        further = tuple(other for other in others if other != text)
+        plans.append(replace(plan, other_instructions=further, split=split, success=(True, False, None)[index % 3]))
         first_step, first_sample = first_step + length, first_sample + num_samples
     episodes = [
         _episode(
@@ -93,6 +107,7 @@ def make_build(
             proprio_width,
             (latent_slots, latent_stride),
             with_tokens,
+            text_width,
         )
         for plan in plans
     ]
@@ -117,9 +132,21 @@ def make_build(
         license="CC-BY-4.0",
         tokenizer_json='{"name": "bins"}' if with_tokens else None,
     )
-    packs = [tuple(plans[i : i + episodes_per_unit]) for i in range(0, len(plans), episodes_per_unit)]
-    units = tuple(UnitPlan(group, number, pack, len(packs)) for number, pack in enumerate(packs))
+    packs: list[tuple[tuple[EpisodePlan, ...], tuple[int, int, int]]] = []
+    for one in ("train", "val"):
+        some = [plan for plan in plans if plan.split == one]
+        starts = range(0, len(some), episodes_per_unit)
+        packs += [
+            (tuple(some[at : at + episodes_per_unit]), (n, len(starts), some[0].first_step))
+            for n, at in enumerate(starts)
+        ]
+    units = tuple(UnitPlan(group, number, pack, len(packs), *place) for number, (pack, place) in enumerate(packs))
     return FakeBuild(group, recipe, units, tuple(episodes))
+
+
+def build_of(name: str, lengths: Sequence[int] = (7, 1, 12), **choices: Any) -> FakeBuild:
+    """``make_build`` with what the format ``name`` needs."""
+    return make_build(lengths, **{**needs_of(name), **choices})
 
 
 def made_up_card(action_width: int, proprio_width: int, arm: bool = False) -> Embodiment:
@@ -148,6 +175,7 @@ def needs_of(name: str, views: Sequence[tuple[str, int, int]] = VIEWS, **recipe:
     chosen: dict[str, Any] = {"arm": name in NEEDS_ARM, "views": views}
     if name in TEMPLATES:
         recipe["texts"] = TextChoice(encoder="made_up", template=TEMPLATES[name], steps=())
+        chosen["text_width"] = TEXT_WIDTHS.get(name, 8)
     if name in LATENT_STRIDES:
         chosen |= {"latent_slots": [slot for slot, _, _ in views], "latent_stride": LATENT_STRIDES[name]}
         recipe = {"content": "both", "encoder": "made_up"} | recipe
@@ -183,16 +211,18 @@ TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 def builds(choose: st.DrawFn, name: str = "") -> FakeBuild:
     """Builds of any shape a plan can have, with what the format ``name`` needs."""
     shapes = [(), (("primary", 64, 96),), (("primary", 48, 80), ("wrist_left", 64, 96))]
-    views = choose(st.sampled_from(shapes[1:] if name in LATENT_STRIDES else shapes))
+    views = choose(st.sampled_from(shapes[NEEDS_VIEWS.get(name, 0) :]))
     recipe = {"horizon": choose(st.integers(1, 5)), "sample_stride": choose(st.sampled_from([None, 1, 3]))}
     texts = TEXTS.filter(str.strip) if name in NEEDS_WORDS else TEXTS
+    lengths = choose(st.lists(st.integers(1, 9), min_size=1, max_size=4))
     return make_build(
-        choose(st.lists(st.integers(1, 9), min_size=1, max_size=4)),
+        lengths,
+        num_val=choose(st.integers(0, len(lengths) - 1)),
         rate=choose(st.sampled_from(["5", "7.5", "15", "30000/1001"])),
         episodes_per_unit=choose(st.integers(1, 3)),
         action_width=choose(st.integers(1, 5)),
         proprio_width=choose(st.integers(0, 3)),
-        others=choose(st.lists(texts, max_size=3)),
+        other_instructions=choose(st.lists(st.lists(texts, max_size=3).map(tuple), min_size=1, max_size=3)),
         with_tokens=choose(st.booleans()),
         seed=choose(st.integers(0, 1000)),
         **needs_of(name, views, **recipe) | {"instructions": choose(st.lists(texts, min_size=1, max_size=3))},
@@ -209,6 +239,7 @@ def _episode(
     proprio_width: int,
     latents: tuple[Sequence[str], int],
     with_tokens: bool,
+    text_width: int,
 ) -> BuiltEpisode:
     steps: np.ndarray = np.arange(plan.num_steps, dtype=np.int64)
     times = TimeGrid(0, rate, plan.num_steps).times_ns()
@@ -239,7 +270,8 @@ def _episode(
             slot: _clips(plan, slot, rate, times, slots.get(slot, steps), random, sizes.get(slot, (3, 4)), latents[1])
             for slot in latents[0]
         },
-        embeddings={} if recipe.texts is None else _embeddings(plan, recipe.texts),
+        embeddings={} if recipe.texts is None else _embeddings(plan, recipe.texts, text_width),
+        calibrations={},
         location=LOCATION,
         source_key=f"train/{plan.episode_index:06d}",
     )
@@ -264,14 +296,14 @@ def _clips(
     return [LatentClip(clip, values, stride, 1, clip.latent_id, 0)]
 
 
-def _embeddings(plan: EpisodePlan, choice: TextChoice) -> dict[str, TextEmbedding]:
-    """By instruction an embedding [n, 8] of as many tokens as it has words, and one; of random numbers that it fixes."""
+def _embeddings(plan: EpisodePlan, choice: TextChoice, width: int) -> dict[str, TextEmbedding]:
+    """By instruction an embedding [n, width] of as many tokens as it has words, and one; of random numbers that it fixes."""
     template = template_of(choice.template, choice.steps)
     found = {}
     for text in (EMPTY, *(text for _, _, text in plan.texts), *plan.other_instructions):
         (prompt,) = prompts_of(template, {"instruction": text})
         random = np.random.default_rng(list(prompt.encode()))
-        values = random.normal(size=(1 + len(text.split()), 8)).astype(np.float32)
+        values = random.normal(size=(1 + len(text.split()), width)).astype(np.float32)
         found[text] = TextEmbedding(prompt, values, np.ones(len(values), bool), 32, "made_up", "fingerprint", "float32")
     return found
 

@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 
 from pipelines.simulate import SimulatedEpisode, SimulatedRobot
-from pipelines.tfrecord import masked_crc
+from pipelines.tfrecord import framed
 
 VERSION = "1.0.0"
 _SPLIT = "train"
@@ -38,7 +38,7 @@ def write(episodes: Sequence[SimulatedEpisode], folder: Path) -> None:
                 example = serializer.get_tf_example(features.encode_example(_example(episode)))
                 payload = example.SerializeToString(deterministic=True)
                 num_bytes += len(payload)
-                file.write(_framed(payload))
+                file.write(framed(payload))
         shard_lengths.append(len(shard))
     features.save_config(root)
     _write_info(robot, root, shard_lengths, num_bytes)
@@ -104,14 +104,6 @@ def _steps(episode: SimulatedEpisode) -> Iterator[dict[str, Any]]:
             "is_terminal": step == last,
             "language_instruction": episode.instruction,
         }
-
-
-def _framed(payload: bytes) -> bytes:
-    """A record as TensorFlow's ``core/lib/io/record_writer.h`` describes it."""
-    length = len(payload).to_bytes(8, "little")
-    return b"".join(
-        (length, masked_crc(length).to_bytes(4, "little"), payload, masked_crc(payload).to_bytes(4, "little"))
-    )
 
 
 def _write_info(robot: SimulatedRobot, root: Path, shard_lengths: Sequence[int], num_bytes: int) -> None:

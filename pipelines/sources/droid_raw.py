@@ -312,7 +312,7 @@ class _Reading:
             found.setdefault("lab", recording.lab)
             found.setdefault("date", recording.date)
         claims = {
-            "folder": None if recording is None else recording.outcome == "success",
+            "folder": None if recording is None or recording.outcome == "unknown" else recording.outcome == "success",
             "metadata": metadata.get("success"),
             _ROWS: written.get("success"),
         }

@@ -5,6 +5,7 @@ A new file in ``pipelines/formats`` is under test by existing. What its readers 
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -18,15 +19,15 @@ from hypothesis import strategies as st
 from pipelines import registry
 from pipelines.formats import Format
 from schemas.errors import ReleaseError
-from tests.fake_build import FakeBuild, builds, make_build, make_frames, needs_of, tree_bytes, write_build, write_unit
+from tests.fake_build import FakeBuild, build_of, builds, make_frames, needs_of, tree_bytes, write_build, write_unit
 
 MEMBERS = registry.names("formats")
-DATA = (".parquet", ".mp4", ".tar", ".jsonl", ".pt", ".pth")
-"""Suffixes of files that samples lie in."""
+DATA = re.compile(r".*\.(parquet|mp4|tar|jsonl|pt|pth|h5|hdf5|npz|safetensors)|.*\.tfrecord-.*|[0-9]+(\.[0-9]+)*")
+"""Names of files that samples lie in."""
 
 
 def build_for(member: ModuleType, lengths: Sequence[int] = (7, 1, 12), **choices: Any) -> FakeBuild:
-    return make_build(lengths, **{**needs_of(member.FORMAT.name), **choices})
+    return build_of(member.FORMAT.name, lengths, **choices)
 
 
 @pytest.fixture(params=MEMBERS)
@@ -135,7 +136,7 @@ def test_a_crash_leaves_nothing_that_counts(member: ModuleType, tmp_path: Path, 
 def test_a_file_cut_short_is_noticed(member: ModuleType, tmp_path: Path, share: float) -> None:
     build = build_for(member)
     write_build(member, build, tmp_path)
-    found = [path for path in sorted(tmp_path.rglob("*")) if path.suffix in DATA]
+    found = [path for path in sorted(tmp_path.rglob("*")) if path.is_file() and DATA.fullmatch(path.name)]
     assert found
     assert member.FORMAT.count(tmp_path) == expected_counts(member, build)
     for path in found:

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from pipelines import registry
-from tests.fake_build import make_build, write_build
+from tests.fake_build import build_of, write_build
 
 
 def _written(name: str, folder: Path) -> dict[str, int]:
     member = registry.load("formats", name)
-    build = make_build((7, 1, 12))
+    build = build_of(name, (7, 1, 12))
     write_build(member, build, folder)
     return dict(member.FORMAT.count(folder))
 

@@ -1,0 +1,272 @@
+"""What Cosmos Policy (NVlabs/cosmos-policy) trains from: HDF5 files of LIBERO's shape, statistics and T5 embeddings.
+
+``cosmos_policy/datasets/libero_dataset.py`` reads ``demos/<split>`` (``data/demo_0`` of ``<words of the instruction>_demo.hdf5``:
+pictures uint8 [T, H, W, 3], ``actions`` and ``robot_states``) as successes, and ``rollouts/<split>`` with the instruction and
+``success`` as attributes. Failures are rollouts; so is an episode whose instruction no file name can spell, or that changes.
+
+``t5_embeddings.pkl`` is a pickle, since the trainer unpickles it: it is written here and never read, and
+``t5_embeddings.safetensors`` holds the same numbers. A pickle runs code when it is opened; take it from nobody else.
+"""
+
+import base64
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from pipelines.formats import (
+    BuiltEpisode,
+    EpisodePlan,
+    GroupPlan,
+    UnitPlan,
+    UnitProgress,
+    UnitWriter,
+    describe_group,
+    planned_counts,
+)
+from pipelines.named_parts import first_actions, require_recorded
+from pipelines.storage import fsync_file, fsync_folder, write_durably
+from pipelines.text_rows import TextEmbedding
+from pipelines.torch_files import pickled_tensors
+from schemas.errors import RecipeError, ReleaseError
+from schemas.recipes import BuildRecipe
+
+INDEX = "wamloom.json"
+TOKENS, WIDTH = 512, 1024
+"""Of an embedding of T5-XXL's little brother t5-11b, as Cosmos reads it."""
+_ENDING = "_demo.hdf5"
+_ZLIB_LEVEL = 4
+_STEPS_AT_ONCE = 1024
+_README = """t5_embeddings.pkl is a Python pickle, because Cosmos Policy reads nothing else. Opening a pickle runs
+whatever code is in it: open this one only if its SHA-256 is the one in manifest.json, and never open one of unknown origin.
+t5_embeddings.safetensors holds the same tensors and runs nothing; its metadata say which instruction each key is.
+"""
+
+
+class _CosmosUnit:
+    """Writes one unit; see ``UnitWriter``."""
+
+    def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
+        require_recorded(recipe, "cosmos_policy")
+        if recipe.texts is None:
+            raise RecipeError(
+                "Cosmos Policy reads embeddings of the instructions",
+                "texts",
+                'run `wamloom texts --encoder t5`, and add [texts] with encoder = "t5" to the recipe',
+                "no_text",
+            )
+        self._views = _views(unit.group, recipe)
+        self._unit, self._folder = unit, folder
+        self._progress = UnitProgress(unit)
+        self._file: Any = None
+        self._path = folder
+        self._numbers: dict[str, list[np.ndarray]] = {"actions": [], "proprio": []}
+        self._texts: dict[str, str] = {}
+
+    def begin(self, episode: BuiltEpisode) -> None:
+        self._progress.begin(episode)
+        plan = episode.plan
+        self._path = self._folder / file_of(plan)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = h5py.File(self._path.with_suffix(".partial"), "w", libver=("earliest", "v110"))
+        demo = is_demonstration(plan)
+        root = "data/demo_0/" if demo else ""
+        actions, counts = _actions(episode)
+        self._add(f"{root}actions", actions)
+        self._add(f"{root}robot_states" if demo else "proprio", episode.proprio)
+        self._add("wamloom/valid", counts & episode.valid)
+        if not demo:
+            self._file.attrs["task_description"] = plan.instruction
+            self._file.attrs["success"] = plan.success is not False
+        self._file.attrs["episode_id"] = plan.episode_id
+        if demo and plan.split == "train":
+            self._numbers["actions"].append(actions)
+            self._numbers["proprio"].append(episode.proprio)
+        for text in (plan.instruction, ""):
+            self._texts[text] = self._write_text(text, episode.embeddings.get(text), plan)
+
+    def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
+        self._progress.frames(slot, first_step, frames)
+        plan = self._progress.episode.plan
+        demo_name, rollout_name = self._views[slot]
+        name = f"data/demo_0/obs/{demo_name}" if is_demonstration(plan) else rollout_name
+        if first_step == 0:
+            shape = (plan.num_steps, *frames.shape[1:])
+            self._file.create_dataset(
+                name, shape, np.uint8, chunks=(1, *shape[1:]), compression=_ZLIB_LEVEL, track_times=False
+            )
+        for number, frame in enumerate(frames):  # zlib's own checksum tells damage
+            data = zlib.compress(np.ascontiguousarray(frame).tobytes(), _ZLIB_LEVEL)
+            self._file[name].id.write_direct_chunk((first_step + number, 0, 0, 0), data)
+
+    def end(self) -> None:
+        self._progress.end()
+        self._file.close()
+        fsync_file(self._path.with_suffix(".partial"))
+        self._path.with_suffix(".partial").replace(self._path)
+        fsync_folder(self._path.parent)
+
+    def close(self) -> dict[str, Any]:
+        self._progress.close()
+        joined = {name: np.concatenate(parts).tobytes() for name, parts in self._numbers.items() if parts}
+        return {
+            "numbers": {name: base64.b64encode(data).decode() for name, data in joined.items()},
+            "texts": self._texts,
+        }
+
+    def _add(self, name: str, values: np.ndarray) -> None:
+        chunks = values.shape if values.size else None  # a robot may measure nothing
+        self._file.create_dataset(name, data=values, chunks=chunks, fletcher32=bool(chunks), track_times=False)
+
+    def _write_text(self, text: str, embedding: TextEmbedding | None, plan: EpisodePlan) -> str:
+        """The file that holds the embedding of ``text``; units with the same text write the same bytes."""
+        found = None if embedding is None else embedding.values
+        if embedding is None or found is None or found.shape[1] != WIDTH or len(found) > TOKENS:
+            shape = "none" if found is None else f"one of {list(found.shape)}"
+            raise ReleaseError(
+                f"Cosmos Policy takes embeddings of at most {TOKENS} x {WIDTH}, and {text[:80]!r} has {shape}",
+                f"episode {plan.episode_id[:12]}",
+                "make them with `wamloom texts --encoder t5`",
+                "wrong_shape",
+            )
+        name = f"texts/{text_key(text)}.safetensors"
+        write_durably(self._folder / name, safetensors.numpy.save({"embedding": np.ascontiguousarray(found)}))
+        return name
+
+
+class _CosmosPolicy:
+    name = "cosmos_policy"
+    beside = ""
+    windowed = False
+
+    def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
+        return _CosmosUnit(unit, recipe, folder)
+
+    def finish(
+        self, group: GroupPlan, recipe: BuildRecipe, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]], folder: Path
+    ) -> Mapping[str, int]:
+        texts = {text: name for _, facts in units for text, name in facts["texts"].items()}
+        embeddings = {text: _padded(folder / name) for text, name in sorted(texts.items())}
+        # the trainer looks them up by what it makes of a file's name, and by the attribute of a rollout, which are the same
+        write_durably(folder / "t5_embeddings.pkl", pickled_tensors(embeddings, "bfloat16"))
+        keys = {text_key(text): values for text, values in embeddings.items()}
+        said = {"wamloom": json.dumps({text_key(text): text for text in embeddings}, sort_keys=True)}
+        write_durably(folder / "t5_embeddings.safetensors", safetensors.numpy.save(keys, metadata=said))
+        write_durably(folder / "README.md", _README.encode())
+        episodes = [episode for unit, _ in units for episode in unit.episodes]
+        statistics = _statistics(group, units)
+        for split in sorted({episode.split for episode in episodes if is_demonstration(episode)} if statistics else ()):
+            write_durably(folder / "demos" / split / "dataset_statistics.json", _json(statistics))
+        described = {
+            "format": self.name,
+            "group": group.name,
+            **describe_group(group, recipe),
+            "action": list(group.chunk.names),
+            "files": {file_of(episode): episode.episode_id for episode in episodes},
+            "success_unknown": [episode.episode_id for episode in episodes if episode.success is None],
+        }
+        write_durably(folder / INDEX, _json(described))
+        return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
+
+    def count(self, folder: Path) -> Mapping[str, int]:
+        if not (folder / INDEX).exists():
+            raise ReleaseError(f"no {INDEX}: this release was never finished", str(folder), "build it again")
+        found = {"samples": 0, "frames": 0, "episodes": 0}
+        for path in sorted([*folder.rglob("*.hdf5"), *folder.rglob("*.safetensors")]):
+            try:
+                if path.suffix == ".safetensors":
+                    safetensors.numpy.load(path.read_bytes())
+                    continue
+                with h5py.File(path, "r") as file:
+                    root: Any = file["data/demo_0"] if "data" in file else file
+                    found["samples"] += len(root["actions"][:])
+                    len((root["robot_states"] if "robot_states" in root else root["proprio"])[:])
+                    for pictures in root.get("obs", root).values():
+                        if isinstance(pictures, h5py.Dataset) and pictures.ndim == 4:
+                            found["frames"] += sum(1 for row in range(len(pictures)) if pictures[row].size)
+                    file["wamloom/valid"][:]
+                    found["episodes"] += 1
+            except (OSError, RuntimeError, LookupError, ValueError, safetensors.SafetensorError) as error:
+                raise ReleaseError(
+                    f"cannot be read back: {error}", str(path), "build it again", "unreadable"
+                ) from error
+        return found
+
+
+def file_of(plan: EpisodePlan) -> str:
+    """The file of an episode. The folder below the split is what LIBERO calls a suite; here there is one."""
+    if is_demonstration(plan):
+        words = "_".join(plan.instruction.split(" "))
+        return f"demos/{plan.split}/all/{plan.episode_index:06d}/{words}{_ENDING}"
+    return f"rollouts/{plan.split}/episode_{plan.episode_index:06d}.hdf5"
+
+
+def is_demonstration(plan: EpisodePlan) -> bool:
+    """Whether the episode is no known failure, and has one instruction that the trainer gets back from the name of a file."""
+    text = plan.instruction
+    plain = all(character.isprintable() and character not in "/\\_" for character in text)
+    name = f"{text}{_ENDING}".encode(errors="replace")
+    known = plan.success is not False and len({said for _, _, said in plan.texts}) == 1
+    return known and plain and len(name) < 250 and "SCENE" not in text
+
+
+def text_key(text: str) -> str:
+    """Under which ``t5_embeddings.safetensors`` holds the embedding of ``text``."""
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _views(group: GroupPlan, recipe: BuildRecipe) -> dict[str, tuple[str, str]]:
+    """By view: what a demonstration and a rollout call it."""
+    known = {"primary": ("agentview_rgb", "primary_images"), "wrist_left": ("eye_in_hand_rgb", "wrist_images")}
+    slots = {view: recipe.names.slot(view) for view, _, _ in group.views}
+    if sorted(slots.values()) != sorted(known):
+        raise RecipeError(
+            f"Cosmos Policy reads one standing view and one of a wrist, and the views are {', '.join(sorted(slots))}",
+            "views",
+            'set views.slots = ["primary", "wrist_left"]',
+            "no_view",
+        )
+    return {view: known[slot] for view, slot in slots.items()}
+
+
+def _actions(episode: BuiltEpisode) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [T, W], and bool [T] of those that count."""
+    num = episode.plan.num_steps
+    starts = range(0, num, _STEPS_AT_ONCE)
+    parts = [first_actions(*episode.chunks.at(np.arange(at, min(at + _STEPS_AT_ONCE, num)))) for at in starts]
+    return np.concatenate([values for values, _ in parts]), np.concatenate([mask for _, mask in parts])
+
+
+def _padded(path: Path) -> np.ndarray:
+    """float32 [1, 512, 1024], zeros behind the prompt."""
+    values = safetensors.numpy.load(path.read_bytes())["embedding"]
+    return np.pad(values, ((0, TOKENS - len(values)), (0, 0)))[None].astype(np.float32)
+
+
+def _statistics(group: GroupPlan, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]]) -> dict[str, list[float]]:
+    """What the trainer would compute of the demonstrations it trains on, and write there if it was missing; {} where it has
+    none."""
+    widths = {"actions": len(group.chunk.names), "proprio": len(group.proprio_names)}
+    found: dict[str, list[float]] = {}
+    for name, width in widths.items():
+        data = b"".join(base64.b64decode(facts["numbers"].get(name, "")) for _, facts in units)
+        values = np.frombuffer(data, dtype=np.float32).reshape(-1, max(1, width))
+        for statistic in ("min", "max", "mean", "std", "median"):
+            if len(values):
+                found[f"{name}_{statistic}"] = getattr(np, statistic)(values.astype(np.float64), axis=0).tolist()
+    return found
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+FORMAT = _CosmosPolicy()

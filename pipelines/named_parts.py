@@ -1,0 +1,96 @@
+"""The parts of a vector under the names that DROID gave them, which many trainers read: ``cartesian_position`` and the like."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipelines.parts import Part, parts_of
+from pipelines.rotations import convert
+from schemas.embodiment import Channel, Gripper
+from schemas.errors import RecipeError
+from schemas.recipes import BuildRecipe
+
+_NAMES = {"pose": "cartesian_position", "joints": "joint_position"}
+CARTESIAN, JOINTS, GRIPPER = "cartesian_position", "joint_position", "gripper_position"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedPart:
+    """One part of a layout; see ``of``."""
+
+    part: Part
+    degrees: bool
+    names: tuple[str, ...]
+    """Of the numbers that ``of`` gives."""
+
+    @property
+    def width(self) -> int:
+        """How many numbers it has."""
+        return len(self.names)
+
+    def of(self, vectors: np.ndarray) -> np.ndarray:
+        """float32 [T, width] of ``vectors`` [T, A]: the channels as they are, of a pose x, y, z and angles about the fixed axes.
+
+        A rotation that was written so already is not touched. Raises LayoutError where one is none.
+        """
+        if not self.part.written:
+            return np.ascontiguousarray(vectors[:, self.part.position or self.part.channels], dtype=np.float32)
+        turns: np.ndarray = vectors[:, self.part.rotation]
+        if self.degrees:
+            turns = np.deg2rad(turns)
+        if self.part.written != "euler_xyz":
+            turns = convert(turns.astype(np.float64), self.part.written, "euler_xyz")
+        return np.column_stack([vectors[:, self.part.position], turns]).astype(np.float32)
+
+
+def named_parts(layout: tuple[Channel, ...], grippers: tuple[Gripper, ...] = ()) -> dict[str, NamedPart]:
+    """By name, in the order of the layout, every part but ``other``: ``cartesian_position`` of a pose, ``joint_position``,
+    ``gripper_position``, ``hand_position`` and so on; with ``left_`` or ``right_`` in front where a robot has both, and a
+    number behind from the second of one name on."""
+    parts = [part for part in parts_of(layout, grippers) if part.kind != "other"]
+    arms = {part.arm for part in parts} - {""}
+    found: dict[str, NamedPart] = {}
+    for part in parts:
+        side = f"{part.arm}_" if part.arm and len(arms) > 1 else ""
+        plain = side + _NAMES.get(part.kind, f"{part.kind}_position")
+        name, number = plain, 1
+        while name in found:
+            number += 1
+            name = f"{plain}_{number}"
+        if part.written:
+            names = (*(layout[index].name for index in part.position), "roll", "pitch", "yaw")
+        else:
+            names = tuple(layout[index].name for index in part.position or part.channels)
+        degrees = any(layout[index].unit == "deg" for index in part.rotation)
+        found[name] = NamedPart(part, degrees, names)
+    return found
+
+
+def require_parts(found: Mapping[str, NamedPart], wanted: Mapping[str, int], whose: str, where: str) -> None:
+    """Raises RecipeError unless ``found`` has every part of ``wanted`` with so many numbers."""
+    for name, width in wanted.items():
+        if name not in found or found[name].width != width:
+            there = ", ".join(f"{other} [{part.width}]" for other, part in found.items()) or "nothing that has a name"
+            raise RecipeError(
+                f"{whose} reads {name} [{width}], and this robot measures {there}",
+                where,
+                "leave such robots out with --where, or build another format; a card that knows more of the robot helps",
+                "no_part",
+            )
+
+
+def require_recorded(recipe: BuildRecipe, whose: str) -> None:
+    """Raises RecipeError where actions and proprio would be normalized: ``whose`` loaders want units, and normalize
+    themselves."""
+    if recipe.normalize != "none":
+        raise RecipeError(
+            f"{whose} holds poses in metres and radians, and its trainers normalize themselves; the recipe normalizes",
+            "normalize",
+            'set normalize = "none" for this format, or build it in a release of its own',
+        )
+
+
+def first_actions(chunks: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [T, W] and bool [T]: the first step of each chunk [T, H, W], [T, H], for trainers that make chunks."""
+    return np.ascontiguousarray(chunks[:, 0], dtype=np.float32), np.ascontiguousarray(mask[:, 0])
