@@ -58,7 +58,7 @@ def _exported(network: Any, stride: int) -> bytes:
     """The network as ONNX, for any number of pictures of any size."""
     import torch
 
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # any file will do, whatever its types say
     sides = {0: "pictures", 2: "height", 3: "width"}
     try:
         with warnings.catch_warnings(), torch.no_grad():
