@@ -58,8 +58,12 @@ def run(options: ReportOptions) -> Answer:
 
 
 def _read_certificate(path: str, folder: Path) -> dict[str, Any]:
-    with Path(path).open("rb") as file:
-        data = file.read(_MAX_BENCH_BYTES)
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_BENCH_BYTES)
+    except OSError as error:
+        hint = "name a file that `wamloom verify RELEASE --certificate FILE.json` wrote"
+        raise UsageError(f"cannot be read: {error.strerror}", path, hint) from error
     return read_certificate(data, path, read_manifest(folder)["build"])
 
 

@@ -68,6 +68,8 @@ def run(options: VerifyOptions) -> Answer:
         lines.append(f"  worst: {', '.join(f'{name} {value:.3g}' for name, value in told['worst'].items())}")
     if told is not None and told["lake"] is not None and not told["lake"]["is_unchanged"]:
         lines.append("  the lake has other rows, latents or texts of these episodes now than when this was built")
+    if told is None and options.certificate is not None:
+        lines.append("  no certificate was written, since the manifest does not say what the release is")
     lines += [f"  not checked: {what}" for what in result.skipped]
     lines += [f"  {problem.where}: {problem.message}" for problem in result.problems[:_SHOWN]]
     if len(result.problems) > _SHOWN:

@@ -61,6 +61,7 @@ class GroupProof:
         ids = sorted((episode["episode_id"] for episode in group["episodes"]), key=lambda i: fingerprint("proof-1", i))
         self._chosen = frozenset(ids[:num_episodes])
         self._probes: dict[str, Probe] = {}
+        self._places: dict[str, str] = {}
         self._windowed: dict[str, bool] = {}
         self._seen: dict[tuple[str, str], list[np.ndarray]] = {}
         self._broken: set[str] = set()
@@ -75,7 +76,11 @@ class GroupProof:
                 continue
             self._windowed[name] = form.windowed
             where = folder / (form.beside or name) / group["name"]
-            self._probes[name] = registry.load("probes", name).open_group(where, group)
+            self._places[name] = str(where)
+            try:
+                self._probes[name] = registry.load("probes", name).open_group(where, group)
+            except _UNREADABLE as error:
+                result.problems.append(Problem(str(where), f"cannot be read back: {error}"))
 
     def close(self) -> None:
         """Ends what was opened."""
@@ -91,7 +96,7 @@ class GroupProof:
     ) -> Iterator[Problem]:
         """Problems of one episode. ``lineage`` are its rows of it; ``stored`` and ``numbers`` are what the lake has of it."""
         for name, probe in self._probes.items():
-            place = f"{self._folder / name / self._group['name']} episode {episode['episode_index']}"
+            place = f"{self._places[name]} episode {episode['episode_index']}"
             try:
                 rows = probe.rows(episode)
                 found = list(self._rows(name, episode, rows, lineage, numbers))
@@ -112,7 +117,7 @@ class GroupProof:
             stats = stats_from_json(json.dumps(written[vector]["stats"]))
             rows: np.ndarray = np.concatenate(parts)
             for message in self._statistics(rows, stats, vector):
-                yield Problem(f"{self._folder / name / self._group['name']}", f"{vector}: {message}")
+                yield Problem(self._places[name], f"{vector}: {message}")
 
     def _rows(
         self,

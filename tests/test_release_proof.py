@@ -1,4 +1,4 @@
-"""Verification of a release: what is whole passes with its figures, and what is wrong is found and named, with right hashes too."""
+"""Verification of a release: what is whole passes with its figures; what is wrong is found and named, with right hashes too."""
 
 import json
 import shutil
@@ -181,7 +181,7 @@ def test_wrong_content_with_right_hashes_is_found(name: str, copy: Path, lake: P
 
 def test_latents_of_another_encoder_are_refused(release: Path) -> None:
     assert run(release, recipe=EncodeRecipe(encoder="wavelet"), encoder=True).exit_code == 0
-    other = EncodeRecipe(encoder="wavelet", options={"levels": 2})
+    other = EncodeRecipe(encoder="wavelet", options={"spatial": 16})
     answer = run(release, recipe=other, encoder=True)
     assert answer.exit_code == 5
     assert "must not decode them" in answer.values["problems"][0]["message"]
@@ -217,3 +217,12 @@ def test_a_lake_that_has_grown_is_no_fault_of_the_release(release: Path, lake: P
     assert answer.exit_code == 0, answer.values["problems"]
     assert answer.values["lake"]["is_unchanged"] is False
     assert np.isfinite(answer.values["worst"]["psnr_db"])
+
+
+@pytest.mark.parametrize("name", ["parquet/sample_arm_rlds/dataset_info.json", "webdataset/sample_arm_rlds/index.json"])
+def test_an_index_that_tells_nothing_is_a_problem_and_no_crash(copy: Path, name: str) -> None:
+    (copy / name).write_text("{}")
+    seal_again(copy)
+    problems = verify_release(copy).problems
+    assert [problem.where for problem in problems] == [str((copy / name).parent)]
+    assert "cannot be read back" in problems[0].message

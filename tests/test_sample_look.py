@@ -13,10 +13,12 @@ from PIL import Image
 
 from jobs.cli import main
 from pipelines.barcode import read
+from pipelines.lake import Lake
 from pipelines.sample_look import look_at_sample, sample_sheet
+from pipelines.verify import verify_release
 from schemas.errors import ReleaseError, UsageError
 from tests.chain import picture, read_json, tar_samples
-from tests.release_chain import ARM, FORMATS, GANTRY, make_lake, make_release
+from tests.release_chain import ARM, FORMATS, GANTRY, RECIPE, make_lake, make_release
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,7 @@ def test_steps_show_the_rows_that_follow(release: Path, name: str) -> None:
         # this recipe is absolute and not normalized: the chunk is the rows of the action
         np.testing.assert_array_equal(np.float32(told["action_chunk"]["values"]), np.float32(row["action_chunk"]))
         assert told["action_chunk"]["mask"] == row["chunk_mask"]
-        assert [frame["frame_id"] for frame in told["frames"]][0] == row["frame_id_primary"]
+        assert told["frames"][0]["frame_id"] == row["frame_id_primary"]
 
 
 def test_latents_beside_steps_are_those_made_of_their_frames(release: Path) -> None:
@@ -121,3 +123,16 @@ def test_what_is_not_there_is_said(release: Path) -> None:
         look_at_sample(release, 0, "zarr")
     with pytest.raises(ReleaseError, match="no group"):
         look_at_sample(release, 0, group="other")
+
+
+@pytest.mark.parametrize("name", ["lerobot_v3", "webdataset"])
+def test_a_release_of_latents_alone_shows_them_and_has_no_sheet(release: Path, tmp_path: Path, name: str) -> None:
+    recipe = RECIPE.model_copy(update={"content": "latents", "formats": ("lerobot_v3", "webdataset")})
+    out = make_release(release.parent / "lake", tmp_path / "out", recipe)
+    assert verify_release(out, Lake.open(release.parent / "lake")).problems == []
+    bare, whole = (look_at_sample(place, 2, name).plain for place in (out, release))
+    spans = [one["frame_ids"] for one in bare["latents"] if one["view"] == "primary"]
+    assert spans == [one["frame_ids"] for one in whole["latents"] if one["view"] == "primary"]
+    assert spans
+    with pytest.raises(UsageError, match="no pictures"):
+        sample_sheet(out, 2, name)

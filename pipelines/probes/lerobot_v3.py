@@ -105,12 +105,15 @@ class _LeRobot:
                 num_latents, *shape = file.get_slice("latents").get_shape()
             view = path.parent.name
             name = f"lineage.frame_id.{view}"
-            shown = table[name].to_numpy()[step : last + 1] if name in table.column_names else None
             times, ids = facts["times_ns"], facts["frame_ids"]
+            # of a release without pictures, by the recorded times of its rows
+            by_frame = name in table.column_names
+            shown = table[name if by_frame else "lineage.source_time_ns"].to_numpy()[step : last + 1]
+            known = ids if by_frame else times
             for latent, (start, stop) in enumerate(
                 latent_spans(facts["leading_frames"], facts["temporal_stride"], num_latents)
             ):
-                if shown is not None and ids[stop - 1] >= shown[0] and ids[start] <= shown[-1]:
+                if known[stop - 1] >= shown[0] and known[start] <= shown[-1]:
                     end = times[stop] if stop < len(times) else times[-1] + 1
                     found.append(
                         LatentSpan(
