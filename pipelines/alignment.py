@@ -12,6 +12,9 @@ STILL_DB = 0.1
 UNLIKE_DB = 12.0
 """Pictures that match their source worse are of something else; black against a common picture is about 6 dB."""
 
+ROUNDING_DB = 48.13
+"""Of pictures that are off by one level of 255: what the rounding of colors alone can do."""
+
 
 def lagged_psnr(pictures: np.ndarray, source: np.ndarray, lag: int) -> float:
     """dB between picture t and source t - lag, uint8 [F, H, W, 3] each, over all that both have; infinite where equal."""
@@ -25,6 +28,17 @@ def psnr_by_lag(pictures: np.ndarray, source: np.ndarray) -> dict[int, float]:
     """``lagged_psnr`` of every lag up to ``MAX_LAG`` at which frames are left."""
     lags = [lag for lag in range(-MAX_LAG, MAX_LAG + 1) if len(source) > abs(lag)]
     return {lag: lagged_psnr(pictures, source, lag) for lag in lags}
+
+
+def middle_by_lag(pictures: np.ndarray, source: np.ndarray) -> dict[int, float]:
+    """dB of the same middle pictures beside the source at every lag up to ``MAX_LAG`` that both ends leave room for.
+
+    Of other pictures at each lag, those that were merely compressed better would decide. {} for fewer than three.
+    """
+    room = min(MAX_LAG, (len(source) - 1) // 2)
+    middle = pictures[room : len(pictures) - room]
+    lags = range(-room, room + 1) if room else ()
+    return {lag: lagged_psnr(middle, source[room - lag : len(source) - room - lag], 0) for lag in lags}
 
 
 def best_lag(by_lag: Mapping[int, float]) -> int | None:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import registry
-from pipelines.alignment import UNLIKE_DB, best_lag, lagged_psnr, psnr_by_lag
+from pipelines.alignment import ROUNDING_DB, UNLIKE_DB, best_lag, lagged_psnr, middle_by_lag
 from pipelines.barcode import read
 from pipelines.formats import Format
 from pipelines.lake import Lake
@@ -237,8 +237,10 @@ class GroupProof:
             yield f"{view} has pictures of {shown.shape[1:]}, the lake gives {given.shape[1:]}"
             return
         worst = min(lagged_psnr(one[None], two[None], 0) for one, two in zip(shown, given, strict=True))
-        by_lag = psnr_by_lag(shown[run], given[run])
-        lag = best_lag(by_lag)
+        by_lag = middle_by_lag(shown[run], given[run])
+        lag = best_lag(by_lag) if by_lag else None  # too few pictures tell nothing
+        if lag and by_lag[0] >= ROUNDING_DB:
+            lag = None  # they are the very pictures; where the next are as like, rounding would decide
         self._result.checked["frames_compared_with_the_lake"] += len(shown)
         self._result.checked[
             "runs_aligned" if lag == 0 else "runs_standing_still" if lag is None else "runs_lagging"
