@@ -103,6 +103,12 @@ class VerifyOptions:
     latents: int = 0
     """Clips to decode back, of the encoder and views of ``recipe``; 0: none."""
     recipe: EncodeRecipe = field(default_factory=EncodeRecipe)
+    encoder: bool = False
+    """Of a release: whether its latents have to be those of the encoder of ``recipe``."""
+    episodes: int | None = None
+    """Of each group of a release, whose pictures are decoded; None: as many as usual."""
+    certificate: str | None = None
+    """JSON file to write what was checked to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,8 @@ class ReportOptions:
     dry_run: bool
     tokens: str | None = None
     """JSON file of ``wamloom tokens bench``, to show in the page; None: none."""
+    certificate: str | None = None
+    """JSON file of ``wamloom verify --certificate``, to show in the page of a release; None: what is verified now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +138,10 @@ class ShowOptions:
     target: str
     episode: str | None
     sample: int | None
+    format: str | None = None
+    """Whose samples are counted; None: the first of the release's recipe."""
+    out: str | None = None
+    """PNG to write the sample's pictures to."""
 
 
 @dataclass(frozen=True, slots=True)

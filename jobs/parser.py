@@ -124,8 +124,24 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of a lake: decode N clips back with the encoder and views of a recipe, and compare with their frames",
     )
-    verify.add_argument("--encoder", metavar="NAME", help="for --latents (default: the recipe's, wavelet)")
-    verify.add_argument("--weights", type=arguments.place, metavar="PATH", help="for --latents: the encoder's weights")
+    verify.add_argument(
+        "--encoder",
+        metavar="NAME",
+        help="for --latents (default: the recipe's, wavelet); of a release: whether its latents are of this very encoder",
+    )
+    verify.add_argument("--weights", type=arguments.place, metavar="PATH", help="the encoder's weights")
+    verify.add_argument(
+        "--episodes",
+        type=arguments.count,
+        metavar="N",
+        help="of a release: decode the pictures of N episodes of each group (default: 8)",
+    )
+    verify.add_argument(
+        "--certificate",
+        type=arguments.new_file,
+        metavar="FILE.json",
+        help="of a release: write what was checked, and the worst that was seen",
+    )
     _recipe(verify)
 
     report = _verb(verbs, "report", "write one HTML page: what is in the data and what is wrong with it", _report)
@@ -137,6 +153,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE.json",
         help="also show what `tokens bench --out FILE.json` measured",
     )
+    report.add_argument(
+        "--certificate",
+        type=arguments.place,
+        metavar="FILE.json",
+        help="of a release: show this certificate of `verify` (default: what is verified now, without a lake)",
+    )
     _dry_run(report)
 
     status = _verb(verbs, "status", "say what the lake holds", _status)
@@ -146,7 +168,9 @@ def make_parser() -> argparse.ArgumentParser:
     _target(show)
     which = show.add_mutually_exclusive_group()
     which.add_argument("--episode", metavar="ID", help="one episode, by its id or the beginning of it")
-    which.add_argument("--sample", type=arguments.index, metavar="K", help="the K-th sample of a release")
+    which.add_argument("--sample", type=arguments.index, metavar="K", help="the K-th sample of a release, from 0")
+    show.add_argument("--format", metavar="NAME", help="whose samples are counted (default: the first of the release)")
+    show.add_argument("--out", type=arguments.new_file, metavar="FILE.png", help="draw the pictures of the sample")
     _cards(verbs)
     _views(verbs)
     _tokens(verbs)
@@ -315,11 +339,21 @@ def _build(args: argparse.Namespace) -> Answer:
 
 def _verify(args: argparse.Namespace) -> Answer:
     recipe = read_recipe(EncodeRecipe, args.recipe, args.set, {"encoder": args.encoder, "weights": args.weights})
-    return _run("verify", options.VerifyOptions(args.target, args.lake, args.readers, args.latents, recipe))
+    given = options.VerifyOptions(
+        args.target,
+        args.lake,
+        args.readers,
+        args.latents,
+        recipe,
+        args.encoder is not None or args.weights is not None,
+        args.episodes,
+        args.certificate,
+    )
+    return _run("verify", given)
 
 
 def _report(args: argparse.Namespace) -> Answer:
-    return _run("report", options.ReportOptions(args.target, args.out, args.dry_run, args.tokens))
+    return _run("report", options.ReportOptions(args.target, args.out, args.dry_run, args.tokens, args.certificate))
 
 
 def _status(args: argparse.Namespace) -> Answer:
@@ -327,7 +361,7 @@ def _status(args: argparse.Namespace) -> Answer:
 
 
 def _show(args: argparse.Namespace) -> Answer:
-    return _run("show", options.ShowOptions(args.target, args.episode, args.sample))
+    return _run("show", options.ShowOptions(args.target, args.episode, args.sample, args.format, args.out))
 
 
 def _list_cards(_: argparse.Namespace) -> Answer:

@@ -3,10 +3,13 @@
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from jobs.options import Answer, ReportOptions
+from pipelines.certificate import read_certificate
 from pipelines.gather import gather_lake, gather_release
 from pipelines.lake import Lake, is_lake
+from pipelines.release import read_manifest
 from pipelines.storage import write_durably
 from schemas.errors import UsageError
 from schemas.token_bench import TokenBench, read_token_bench
@@ -20,6 +23,10 @@ def run(options: ReportOptions) -> Answer:
     """Writes the page; the answer counts what it shows. Raises UsageError where the bench to show is none of this lake."""
     bench = None if options.tokens is None else _read_bench(Path(options.tokens))
     if is_lake(options.target):
+        if options.certificate is not None:
+            raise UsageError(
+                "a certificate is of a release", options.target, "leave --certificate out, or name a release"
+            )
         lake = Lake.open(options.target)
         if bench is not None:
             _check_bench(bench, lake, str(options.tokens))
@@ -31,7 +38,9 @@ def run(options: ReportOptions) -> Answer:
             "leave --tokens out, or name its lake",
         )
     else:
-        data = gather_release(Path(options.target), version("wamloom"))
+        folder = Path(options.target)
+        proof = None if options.certificate is None else _read_certificate(options.certificate, folder)
+        data = gather_release(folder, version("wamloom"), proof)
     page = build_report(data).encode()
     values = {
         "target": options.target,
@@ -46,6 +55,16 @@ def run(options: ReportOptions) -> Answer:
         write_durably(Path(options.out), page)
     verb = "would write" if options.dry_run else "wrote"
     return Answer(values, [f"{verb} {options.out} ({len(page) / 1e6:.1f} MB): open it in a browser"])
+
+
+def _read_certificate(path: str, folder: Path) -> dict[str, Any]:
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_MAX_BENCH_BYTES)
+    except OSError as error:
+        hint = "name a file that `wamloom verify RELEASE --certificate FILE.json` wrote"
+        raise UsageError(f"cannot be read: {error.strerror}", path, hint) from error
+    return read_certificate(data, path, read_manifest(folder)["build"])
 
 
 def _read_bench(path: Path) -> TokenBench:

@@ -1,17 +1,20 @@
-"""``wamloom show``: a lake or a release, one episode, or one sample with its walk back to the source."""
+"""``wamloom show``: a lake or a release, one episode, or one sample with what is in it and its walk back to the source."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from jobs.options import Answer, ShowOptions
 from pipelines.lake import Lake, is_lake
-from pipelines.look import list_episodes, show_episode, show_release, show_sample
+from pipelines.look import list_episodes, show_episode, show_release
+from pipelines.sample_look import SampleLook, look_at_sample, sample_sheet
+from pipelines.storage import write_durably
 from schemas.errors import UsageError
 
 
 def run(options: ShowOptions) -> Answer:
     """Shows what was asked for; see the options."""
+    if options.sample is None and (options.format or options.out):
+        raise UsageError("--format and --out are of one sample", options.target, "name it with --sample K")
     if is_lake(options.target):
         if options.sample is not None:
             raise UsageError("a lake has episodes, not samples", options.target, "use --episode ID, or name a release")
@@ -36,8 +39,7 @@ def run(options: ShowOptions) -> Answer:
     if options.episode is not None:
         raise UsageError("a release shows samples", options.target, "use --sample K, or name a lake")
     if options.sample is not None:
-        sample = asdict(show_sample(Path(options.target), options.sample))
-        return Answer(sample, json.dumps(sample, indent=2, ensure_ascii=False).splitlines())
+        return _sample(options, options.sample)
     release = show_release(Path(options.target))
     lines = [f"release {options.target}: {release['files']} files, {release['bytes'] / 1e6:.1f} MB"]
     for group in release["groups"]:
@@ -51,3 +53,43 @@ def run(options: ShowOptions) -> Answer:
         for name, groups in release["counts"].items()
     ]
     return Answer(release, lines)
+
+
+def _sample(options: ShowOptions, number: int) -> Answer:
+    folder = Path(options.target)
+    look = look_at_sample(folder, number, options.format)
+    values = look.plain
+    lines = _told(look)
+    if options.out is not None:
+        sheet = sample_sheet(folder, number, options.format)
+        write_durably(Path(options.out), sheet.png)
+        values |= {"out": options.out, "height_px": sheet.height, "width_px": sheet.width}
+        lines.append(f"wrote {options.out}: {len(sheet.times_ns)} moments of {', '.join(row[0] for row in sheet.rows)}")
+    return Answer(values, lines)
+
+
+def _told(look: SampleLook) -> list[str]:
+    origin, content = look.origin, look.content
+    lines = [
+        f"sample {origin.sample} of {look.format}, {origin.group}: step {origin.step} at {origin.time_ns / 1e9:.3f} s of episode "
+        f"{origin.episode_id[:12]}",
+        f"  recorded in {origin.location}#{origin.source_key}, row {origin.source_row} at {origin.source_time_ns / 1e9:.3f} s",
+        f"  instruction {origin.instruction!r}",
+        *(f"  {one.slot}: frame {one.frame_id} at {one.time_ns / 1e9:.3f} s" for one in origin.frames),
+    ]
+    if content is None:
+        return [*lines, f"  what is in a sample of {look.format} cannot be read back"]
+    width = max((len(name) for name in content.chunk_names), default=0)
+    counts = "".join("x" if one else "." for one in content.mask.tolist())
+    lines.append(f"  action chunk of {len(content.mask)} steps; of these count {counts} (x)")
+    for name, values in zip(content.chunk_names, content.chunk.T.tolist(), strict=True):
+        lines.append(f"    {name:{width}}  {' '.join(f'{value:.4g}' for value in values)}")
+    if content.tokens is not None:
+        lines.append(f"  {len(content.tokens)} tokens: {' '.join(map(str, content.tokens))}")
+    lines += [
+        f"  latent frame {one.latent} of {one.view}, {'x'.join(map(str, one.shape))}, of frames "
+        f"{' '.join(map(str, one.frame_ids))}, {one.times_ns[0] / 1e9:.3f} to {one.times_ns[1] / 1e9:.3f} s "
+        f"(clip {one.latent_id[:12]})"
+        for one in content.latents
+    ]
+    return lines

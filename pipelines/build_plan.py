@@ -14,6 +14,7 @@ from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
 from pipelines.build_groups import Member, group_key, group_names, plan_group, plan_units, try_formats
 from pipelines.build_latents import choose_latents, no_latents
+from pipelines.build_sources import content_hash, latent_hashes_of, latents_of, sources_of, texts_of
 from pipelines.build_stats import (
     GivenStatistics,
     GroupGathering,
@@ -55,6 +56,8 @@ class BuildPlan:
     """By episode id: location, key, licence."""
     statistics: Mapping[str, tuple[ActionPlan, GroupStatistics]]
     """By name of the group."""
+    inputs: Mapping[str, Any]
+    """``sources``, ``latents`` and ``texts`` of the manifest: what went in, as ``build_sources`` tells it."""
     notes: tuple[str, ...] = ()
     """What of the recipe does not do what it may be thought to do."""
 
@@ -143,7 +146,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         if latents is not None:
             wanted = [(episode.episode_id, name) for name in shown.sources]
             bare += [one for one in wanted if one not in latent_hashes]
-            inputs[episode.episode_id] += [found for one in wanted for found in latent_hashes.get(one, ())]
+            inputs[episode.episode_id] += latent_hashes_of(episode, recipe, latent_hashes)
         check_rate(recipe.rate, episode.control_rate, episode.dataset)
         numbers = numbers_of(episode, recipe.rate, slots)
         if not numbers.valid.any():
@@ -217,7 +220,8 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     ]
     try_formats(units, recipe)
     used = {episode.episode_id for _, episodes in planned for episode in episodes}
-    content = fingerprint("lake-2", sorted((key, *hashes) for key, hashes in inputs.items() if key in used))
+    content = content_hash({key: rows for key, rows in inputs.items() if key in used})
+    hashes = {row_hash for key in used for row_hash in inputs[key]}
     whole = BuildPlan(
         tuple(group for group, _ in planned),
         tuple(planned),
@@ -227,6 +231,11 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         latents,
         sources,
         statistics,
+        {
+            "sources": sources_of(lake, used),
+            "latents": latents_of(lake, latents, hashes),
+            "texts": texts_of(lake, recipe, hashes),
+        },
         tuple(notes),
     )
     whole.shares(recipe)

@@ -7,10 +7,15 @@ from typing import Any, cast
 
 from pipelines import registry
 from pipelines.build_plan import BuildPlan
+from pipelines.croissant import NAME as CROISSANT
+from pipelines.croissant import croissant
+from pipelines.data_card import NAME as CARD
+from pipelines.data_card import data_card
 from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan, describe_group
 from pipelines.release import STATISTICS, Staging
 from pipelines.storage import file_record, files_under, write_durably
 from schemas.errors import WamloomError
+from schemas.licenses import strictest
 from schemas.recipes import BuildRecipe
 from schemas.work import FileRecord
 
@@ -61,7 +66,12 @@ def publish_build(
     ]
     # of several units that wrote one file, such as the embedding of an instruction that both have, the record is one
     files = {entry["path"]: FileRecord(**entry) for record in records.values() for entry in record["files"]}
-    manifest = {
+    splits: dict[str, set[str]] = {}
+    for unit in plan.units:
+        for entry in records[unit.unit_id]["files"]:
+            split = cast(UnitPlan, unit.payload[0]).episodes[0].split  # of a unit all are of one
+            splits.setdefault(entry["path"], set()).add(split)
+    manifest: dict[str, Any] = {
         "kind": "wamloom release",
         "build": plan.fingerprint(recipe, version),
         "wamloom": version,
@@ -69,15 +79,28 @@ def publish_build(
         "recipe": recipe.model_dump(mode="json"),
         "lake_content": plan.lake_content,
         "mixture": plan.shares(recipe),
-        "latents": None if plan.latents is None else {"encoder": plan.latents[0], "views": plan.latents[1]},
+        **plan.inputs,
         "counts": counts,
         "groups": [_group_entry(plan, recipe, group, episodes) for group, episodes in plan.episodes],
         "dropped": [asdict(outcome) for outcome in plan.dropped],
         "licenses": sorted({group.license for group in plan.groups}),
-        "files": [asdict(record) for record in sorted([*files.values(), *indexes], key=lambda record: record.path)],
+        "license": strictest(group.license for group in plan.groups),
+        "files": [_file_entry(record, splits) for record in [*files.values(), *indexes]],
     }
+    for name, page in ((CARD, data_card), (CROISSANT, lambda told: croissant(told, staging.files))):
+        manifest["files"].sort(key=lambda entry: entry["path"])
+        write_durably(staging.files / name, page(manifest))
+        indexes.append(file_record(staging.files / name, staging.files))
+        manifest["files"].append(_file_entry(indexes[-1], splits))
+    manifest["files"].sort(key=lambda entry: entry["path"])
     staging.publish(manifest, indexes)
     return manifest
+
+
+def _file_entry(record: FileRecord, splits: Mapping[str, set[str]]) -> dict[str, Any]:
+    """Of the manifest; ``split`` is that of the episodes in it, "" where it belongs to none, or to both."""
+    of = splits.get(record.path, set())
+    return asdict(record) | {"split": next(iter(of)) if len(of) == 1 else ""}
 
 
 def _group_entry(

@@ -2,7 +2,7 @@
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,10 +22,10 @@ from pipelines.release import LINEAGE, UnitFolder
 from pipelines.resample import nominal_period_ns
 from pipelines.rows import StoredEpisode
 from pipelines.stats import normalize
+from pipelines.step_pictures import StepPictures
 from pipelines.storage import writing
 from pipelines.tokenizers import Tokenizer
-from pipelines.video import VideoTools
-from pipelines.views import CanvasPlan, canvas_plan, shown_views
+from pipelines.views import shown_views
 from pipelines.windows import Windows, plan_windows
 from schemas.episode import Calibration, EncodedView
 from schemas.errors import LakeError
@@ -37,10 +37,6 @@ from schemas.work import Outcome, UnitResult, WorkUnit
 
 LatentChoice = tuple[str, str]
 """(encoder fingerprint, views fingerprint) of the latents that a build joins."""
-
-
-CANVAS_BYTES = 1 << 26
-"""Pixels of canvases that are made at a time."""
 
 
 def latent_rate(recipe: BuildRecipe) -> str:
@@ -66,8 +62,7 @@ class BuildWorker:
         self._recipe = recipe
         self._latents = latents
         self._formats = {name: cast(Format, registry.load("formats", name).FORMAT) for name in recipe.formats}
-        self._video = VideoTools(recipe.limits)
-        self._canvas = canvas_plan(recipe.views)
+        self._pictures = StepPictures(self._lake, recipe)
         self._texts = None if recipe.texts is None else BuildTexts(self._lake, recipe.texts)
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
@@ -83,7 +78,7 @@ class BuildWorker:
 
     def close(self) -> None:
         """Ends the decoding child."""
-        self._video.close()
+        self._pictures.close()
 
     def _write(self, unit: WorkUnit) -> UnitResult:
         plan = cast(UnitPlan, unit.payload[0])
@@ -179,40 +174,12 @@ class BuildWorker:
             writer.begin(built)
         for name, _, _ in unit.group.views:
             step = 0
-            slot = self._recipe.names.slot(name)
-            frames = self._frames(stored, slot, numbers) if self._canvas is None else self._canvases(stored, numbers)
-            for chunk in frames:
+            for chunk in self._pictures.of(stored, name, numbers.frames, np.arange(numbers.num_steps)):
                 for writer in writers:
                     writer.frames(name, step, chunk)
                 step += len(chunk)
         for writer in writers:
             writer.end()
-
-    def _frames(self, stored: StoredEpisode, slot: str, numbers: EpisodeNumbers) -> Iterator[np.ndarray]:
-        """Chunks of the frames of a view, one a step."""
-        return self._decoded(stored, slot, numbers.frames[slot].rows, self._recipe.views)
-
-    def _canvases(self, stored: StoredEpisode, numbers: EpisodeNumbers) -> Iterator[np.ndarray]:
-        """Chunks of canvases, one a step: as many steps at a time of one view after the other as fit into memory."""
-        canvas = cast(CanvasPlan, self._canvas)
-        areas = canvas.shown(tuple(stored.views))
-        size = max(1, CANVAS_BYTES // (canvas.height * canvas.width * 3))
-        for start in range(0, numbers.num_steps, size):
-            steps = slice(start, start + size)
-            tiles = [
-                np.concatenate(
-                    list(self._decoded(stored, area.slot, numbers.frames[area.slot].rows[steps], area.views))
-                )
-                for area in areas
-            ]
-            yield canvas.picture(areas, tiles)
-
-    def _decoded(
-        self, stored: StoredEpisode, slot: str, frame_ids: np.ndarray, views: ViewsRecipe
-    ) -> Iterator[np.ndarray]:
-        where = f"episode {stored.episode_id[:12]} view {slot}"
-        view = self._lake.video(stored.episode_id, slot, stored.views[slot])
-        return self._video.decode(view, where, frame_ids, views)
 
     def _read_latents(self, stored: StoredEpisode) -> dict[str, list[LatentClip]]:
         encoder, views = cast(LatentChoice, self._latents)

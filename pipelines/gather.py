@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import simplejpeg
 
+from pipelines.certificate import certificate
 from pipelines.channels import map_streams
 from pipelines.lake import Lake
 from pipelines.release import read_manifest
@@ -208,8 +209,11 @@ def _jpeg(image: np.ndarray) -> bytes:
     return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=85, colorspace="RGB"))
 
 
-def gather_release(folder: Path, version: str) -> ReportData:
-    """What a report on a release shows: what was built from what, and whether it still is what was written."""
+def gather_release(folder: Path, version: str, proof: Mapping[str, Any] | None = None) -> ReportData:
+    """What a report on a release shows: what was built from what, and whether it still is what was written.
+
+    ``proof`` is a certificate of an earlier verification to show; None: that of the one made here, without a date.
+    """
     manifest = read_manifest(folder)
     formats = []
     for name, groups in manifest["counts"].items():
@@ -227,7 +231,7 @@ def gather_release(folder: Path, version: str) -> ReportData:
     for outcome in manifest["dropped"]:
         # an episode, or so many of its windows
         dropped[outcome["reason"], outcome["message"]] += int(dict(outcome["numbers"]).get("windows", 1))
-    problems = verify_release(folder).problems
+    result = verify_release(folder)
     return ReportData(
         title=f"Release {folder.resolve().name}",
         kind="release",
@@ -241,8 +245,9 @@ def gather_release(folder: Path, version: str) -> ReportData:
             formats=tuple(formats),
             dropped=tuple(Reason("rejected", reason, n, (("", text),)) for (reason, text), n in dropped.items()),
             num_frames=max(sum(g["frames"] for g in groups.values()) for groups in manifest["counts"].values()),
+            certificate=certificate(manifest, result, version) if proof is None else proof,
         ),
-        problems=tuple(f"{problem.where}: {problem.message}" for problem in problems),
+        problems=tuple(f"{problem.where}: {problem.message}" for problem in result.problems),
     )
 
 

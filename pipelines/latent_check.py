@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.alignment import UNLIKE_DB, best_lag, psnr_by_lag, worst_lag
 from pipelines.clip_reader import ClipReader
 from pipelines.clips import ClipSource, areas_of
 from pipelines.encoders import Encoder
 from pipelines.lake import Lake, quoted
+from pipelines.problems import Problem
 from pipelines.rows import Row
-from pipelines.verify import Problem
 from pipelines.views import Area, picture_sizes, views_fingerprint
 from schemas.episode import EncodedView
 from schemas.errors import LakeError, UsageError
@@ -20,12 +21,6 @@ from schemas.fingerprint import fingerprint
 from schemas.latent import ClipPlan
 from schemas.recipes import EncodeRecipe
 
-MAX_LAG = 3
-"""Frames by which clips are shifted against their source, at most, to find where they match best."""
-STILL_DB = 0.1
-"""Lags that match this equally cannot be told apart: the picture stands still."""
-UNLIKE_DB = 12.0
-"""Decoded frames that match their source worse are of something else; black against a common picture is about 6 dB."""
 UNIT_MEAN, UNIT_STD = 2.0, (0.1, 10.0)
 """Within these lie the mean and the deviation of latents that should have 0 and 1; robot video is not what encoders saw."""
 
@@ -135,10 +130,7 @@ def _check(lake: Lake, reader: ClipReader, recipe: EncodeRecipe, encoder: Encode
         else:
             decoded = _cut(encoder.decode(values), areas)
             pictures = tuple(_cut(pictures[0], areas))
-    by_lag = [
-        {lag: _psnr(one, two, lag) for lag in range(-MAX_LAG, MAX_LAG + 1) if len(clip.frame_ids) > abs(lag)}
-        for one, two in zip(decoded, pictures, strict=True)
-    ]
+    by_lag = [psnr_by_lag(one, two) for one, two in zip(decoded, pictures, strict=True)]
     return ClipCheck(
         str(row["latent_id"]),
         f"latent {row['latent_id'][:12]} of {source.where}",
@@ -157,30 +149,6 @@ def _source(
     return ClipSource(clip.episode_id, name, height, width, tuple((slot, views[slot]) for slot in slots), (clip,))
 
 
-def best_lag(psnr_by_lag: Mapping[int, float]) -> int | None:
-    """The lag of the highest PSNR; None where lag 0 and another are within ``STILL_DB`` of it, so that nothing is told."""
-    best = max(psnr_by_lag.values())
-    if math.isinf(best):
-        exact = [lag for lag, value in psnr_by_lag.items() if math.isinf(value)]
-        return exact[0] if len(exact) == 1 else None
-    near = [lag for lag, value in psnr_by_lag.items() if best - value <= STILL_DB]
-    return near[0] if len(near) == 1 else None
-
-
-def worst_lag(lags: Sequence[int | None]) -> int | None:
-    """The lag of the tile that lags most; 0 where none does and of one it is known; None where all stand still."""
-    known = [lag for lag in lags if lag is not None]
-    return max(known, key=abs) if known else None
-
-
 def _cut(pictures: np.ndarray, areas: Sequence[Area]) -> list[np.ndarray]:
     """uint8 [F, h, w, 3] of each area of ``pictures`` [F, H, W, 3]."""
     return [pictures[:, area.top : area.top + area.height, area.left : area.left + area.width] for area in areas]
-
-
-def _psnr(decoded: np.ndarray, source: np.ndarray, lag: int) -> float:
-    """dB between decoded frame t and source frame t - lag, over all frames that both have."""
-    count = len(source) - abs(lag)
-    one = decoded[max(0, lag) : max(0, lag) + count].astype(np.float64)
-    error = float(np.square(one - source[max(0, -lag) : max(0, -lag) + count]).mean())
-    return 10 * math.log10(255**2 / error) if error else math.inf

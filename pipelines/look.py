@@ -8,11 +8,9 @@ import polars as pl
 
 from pipelines.lake import Lake, quoted
 from pipelines.release import read_manifest
-from pipelines.verify import lineage_of
 from pipelines.versions import lineage, superseded
 from schemas.action_recipe import ActionRecipe
-from schemas.errors import LakeError, ReleaseError
-from schemas.sample import FrameOrigin, Sample
+from schemas.errors import LakeError
 
 _NANOSECONDS_PER_HOUR = 3_600 * 10**9
 _OUTCOMES = ("kept", "rejected", "failed")
@@ -168,47 +166,3 @@ def told_chunks(group: Mapping[str, Any]) -> str:
         offset = f" from {group['token_offset']} on" if group["token_offset"] else ""
         words.append(f"tokens of {group['tokenizer']['name']}{offset}")
     return "; ".join(words)
-
-
-def show_sample(folder: Path, number: int, group: str | None = None) -> Sample:
-    """The walk of step ``number`` (within ``group``, by default over all groups in order) back to its source.
-
-    Raises ReleaseError where there is no such step or group.
-    """
-    manifest = read_manifest(folder)
-    known = [entry["name"] for entry in manifest["groups"]]
-    if group is not None and group not in known:
-        raise ReleaseError(f"no group {group!r}", str(folder), f"known: {', '.join(known)}")
-    left = number
-    for entry in manifest["groups"]:
-        if group is not None and entry["name"] != group:
-            continue
-        if 0 <= left < entry["num_steps"]:
-            return _sample(folder, entry, left, number)
-        left -= entry["num_steps"]
-    total = sum(entry["num_steps"] for entry in manifest["groups"] if group in (None, entry["name"]))
-    raise ReleaseError(f"there is no sample {number}", str(folder), f"samples run from 0 to {total - 1}")
-
-
-def _sample(folder: Path, group: dict[str, Any], index: int, number: int) -> Sample:
-    row = lineage_of(folder, group["name"]).slice(index, 1).to_pylist()[0]
-    episode = group["episodes"][row["episode_index"]]
-    frames = tuple(
-        FrameOrigin(view["slot"], row[f"frame_id_{view['slot']}"], row[f"frame_time_ns_{view['slot']}"])
-        for view in group["views"]
-    )
-    return Sample(
-        number,
-        group["name"],
-        row["episode_id"],
-        episode["location"],
-        episode["source_key"],
-        row["step"],
-        row["time_ns"],
-        row["source_row"],
-        row["source_time_ns"],
-        frames,
-        next(
-            (text for start, text in reversed(episode["instructions"]) if start <= row["step"]), episode["instruction"]
-        ),
-    )

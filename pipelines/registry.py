@@ -19,6 +19,7 @@ _PACKAGES = {
     "formats": "pipelines.formats",
     "layouts": "pipelines.layouts",
     "readers": "pipelines.readers",
+    "probes": "pipelines.probes",
     "checks": "validation.checks",
 }
 _EXPORTS = {
@@ -28,6 +29,7 @@ _EXPORTS = {
     "tokenizers": "fit",
     "formats": "FORMAT",
     "layouts": "write",
+    "probes": "open_group",
 }
 """What tells a member from any other module that a dotted name can lead to."""
 

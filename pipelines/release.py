@@ -13,6 +13,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from pipelines.storage import (
     exclusive,
     file_record,
@@ -213,6 +216,12 @@ class UnitFolder:
             write_durably(record_path, text)
         remove_tree(self.folder)
         return records
+
+
+def lineage_of(folder: Path, group: str) -> pa.Table:
+    """The lineage of every step of a group, in index order."""
+    files = sorted(inside(folder, f"{LINEAGE}/{group}").glob("*.parquet"))
+    return pa.concat_tables([pq.read_table(file, page_checksum_verification=True) for file in files])
 
 
 def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -1,23 +1,23 @@
 """The verify line: is what lies there what was written? Hashes, counts, alignment; for a lake and for a release."""
 
+import contextlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines import registry
 from pipelines.formats import Format
 from pipelines.lake import Lake
 from pipelines.numbers import numbers_of
-from pipelines.release import LINEAGE, damaged_files, read_manifest
+from pipelines.problems import Problem, Verification
+from pipelines.proof import GroupProof
+from pipelines.release import LINEAGE, damaged_files, lineage_of, read_manifest
 from pipelines.rows import Row, row_sha256, view_of
-from pipelines.storage import inside
 from pipelines.views import shown_views
 from pipelines.windows import is_clip_length, num_latent_frames
 from schemas.errors import LakeError, ReleaseError, WamloomError
@@ -25,27 +25,8 @@ from schemas.fingerprint import bytes_sha256
 from schemas.recipes import BuildRecipe, validate_model
 from schemas.tables import EPISODE_FIELDS
 
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something that is not as it was written."""
-
-    where: str
-    message: str
-
-
-@dataclass(slots=True)
-class Verification:
-    """What was checked and what was found."""
-
-    kind: str
-    checked: Counter[str]
-    problems: list[Problem]
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing was found."""
-        return not self.problems
+FRAME_EPISODES = 8
+"""Of each group, whose pictures are decoded."""
 
 
 def verify_lake(lake: Lake) -> Verification:
@@ -112,10 +93,13 @@ def _video_problems(lake: Lake, row: pa.RecordBatch, checked: Counter[str]) -> I
             yield Problem(error.where, error.message)
 
 
-def verify_release(folder: Path, lake: Lake | None = None, readers: bool = False) -> Verification:
-    """Re-hashes every file, counts what is in them, and checks the lineage; against the lake if given.
+def verify_release(
+    folder: Path, lake: Lake | None = None, readers: bool = False, num_episodes: int = FRAME_EPISODES
+) -> Verification:
+    """Re-hashes every file, counts what is in them, checks the lineage and reads every row back; against the lake if given.
 
-    With ``readers``, every group is also opened with the library its users read it with.
+    The pictures of ``num_episodes`` episodes of each group are decoded. With ``readers``, every group is also opened with
+    the library its users read it with.
     """
     result = Verification("release", Counter(), [])
     try:
@@ -147,19 +131,23 @@ def verify_release(folder: Path, lake: Lake | None = None, readers: bool = False
                 result.checked[f"{name}_{what}"] += count
                 if found.get(what) != count:
                     result.problems.append(Problem(str(where), f"{found.get(what)} {what}, the manifest says {count}"))
+    recipe = validate_model(BuildRecipe, dict(manifest["recipe"]), str(folder))
     for group_entry in manifest["groups"]:
-        result.problems += list(_lineage_problems(folder, manifest, group_entry, lake, result.checked))
+        proof = GroupProof(folder, manifest, group_entry, recipe, lake, result, num_episodes)
+        with contextlib.closing(proof):
+            result.problems += list(_lineage_problems(folder, recipe, group_entry, lake, result.checked, proof))
+    if lake is None:
+        result.skipped.append("numbers and pictures were not compared with the lake's, since none was given")
     return result
 
 
-def lineage_of(folder: Path, group: str) -> pa.Table:
-    """The lineage of every step of a group, in index order."""
-    files = sorted(inside(folder, f"{LINEAGE}/{group}").glob("*.parquet"))
-    return pa.concat_tables([pq.read_table(file, page_checksum_verification=True) for file in files])
-
-
 def _lineage_problems(
-    folder: Path, manifest: Mapping[str, Any], group: Mapping[str, Any], lake: Lake | None, checked: Counter[str]
+    folder: Path,
+    recipe: BuildRecipe,
+    group: Mapping[str, Any],
+    lake: Lake | None,
+    checked: Counter[str],
+    proof: GroupProof,
 ) -> Iterator[Problem]:
     table = lineage_of(folder, group["name"])
     where = f"{folder / LINEAGE / group['name']}"
@@ -169,8 +157,8 @@ def _lineage_problems(
         return
     checked["steps"] += len(index)
     slots = [view["slot"] for view in group["views"]]
-    recipe = validate_model(BuildRecipe, dict(manifest["recipe"]), str(folder))
     for episode in group["episodes"]:
+        stored, numbers = None, None
         rows = table.slice(episode["first_step"], episode["num_steps"])
         place = f"{where} episode {episode['episode_id'][:12]}"
         if set(rows["episode_id"].to_pylist()) != {episode["episode_id"]}:
@@ -191,3 +179,6 @@ def _lineage_problems(
             checked["aligned_episodes"] += 1
             if not same:
                 yield Problem(place, "its rows or frames are not those the lake gives for this recipe")
+                continue
+        yield from proof.episode(episode, rows, stored, numbers)
+    yield from proof.end()

@@ -194,6 +194,8 @@ class ReleaseFacts:
     dropped: tuple[Reason, ...] = ()
     """What the build left out of the lake, by reason."""
     num_frames: int = 0
+    certificate: Mapping[str, Any] | None = None
+    """The alignment certificate, as ``wamloom verify --certificate`` writes it."""
 
 
 PictureKey = tuple[str, str, int]

@@ -1,0 +1,57 @@
+"""The pictures of an episode's steps as a build recipe shows them, decoded from the lake: views by themselves, or canvases."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from pipelines.lake import Lake
+from pipelines.numbers import Origin
+from pipelines.rows import StoredEpisode
+from pipelines.video import VideoTools
+from pipelines.views import canvas_plan
+from schemas.recipes import BuildRecipe, ViewsRecipe
+
+CANVAS_BYTES = 1 << 26
+"""Pixels of canvases that are made at a time."""
+
+
+class StepPictures:
+    """Decodes by one recipe; to be closed."""
+
+    def __init__(self, lake: Lake, recipe: BuildRecipe) -> None:
+        self._lake = lake
+        self._recipe = recipe
+        self._video = VideoTools(recipe.limits)
+        self._canvas = canvas_plan(recipe.views)
+
+    def close(self) -> None:
+        """Ends the decoding child."""
+        self._video.close()
+
+    def of(
+        self, stored: StoredEpisode, view: str, frames: Mapping[str, Origin], steps: np.ndarray
+    ) -> Iterator[np.ndarray]:
+        """uint8 RGB chunks [n, H, W, 3] of what ``view`` (a name of the release) shows at the rising ``steps``, a picture each.
+
+        ``frames`` are those of every slot that is shown, as ``numbers_of`` gives them. Raises DecodeError, LakeError.
+        """
+        if self._canvas is None:
+            slot = self._recipe.names.slot(view)
+            yield from self._decoded(stored, slot, frames[slot].rows[steps], self._recipe.views)
+            return
+        areas = self._canvas.shown(tuple(stored.views))
+        size = max(1, CANVAS_BYTES // (self._canvas.height * self._canvas.width * 3))
+        for start in range(0, len(steps), size):
+            some = steps[start : start + size]
+            tiles = [
+                np.concatenate(list(self._decoded(stored, area.slot, frames[area.slot].rows[some], area.views)))
+                for area in areas
+            ]
+            yield self._canvas.picture(areas, tiles)
+
+    def _decoded(
+        self, stored: StoredEpisode, slot: str, frame_ids: np.ndarray, views: ViewsRecipe
+    ) -> Iterator[np.ndarray]:
+        where = f"episode {stored.episode_id[:12]} view {slot}"
+        view = self._lake.video(stored.episode_id, slot, stored.views[slot])
+        return self._video.decode(view, where, frame_ids, views)

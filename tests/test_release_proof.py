@@ -1,0 +1,228 @@
+"""Verification of a release: what is whole passes with its figures; what is wrong is found and named, with right hashes too."""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs import report, verify
+from jobs.options import Answer, ReportOptions, VerifyOptions
+from pipelines.lake import Lake
+from pipelines.verify import verify_release
+from schemas.errors import UsageError
+from schemas.recipes import BuildRecipe, EncodeRecipe
+from tests.chain import read_json
+from tests.release_chain import ARM, FORMATS, GANTRY, RECIPE, make_lake, make_release, rewrite, seal_again
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_lake(tmp_path_factory.mktemp("proof"))
+
+
+@pytest.fixture(scope="module")
+def release(lake: Path) -> Path:
+    return make_release(lake, lake.parent / "release")
+
+
+@pytest.fixture
+def copy(release: Path, tmp_path: Path) -> Path:
+    """A release that a test may spoil."""
+    return Path(shutil.copytree(release, tmp_path / "copy"))
+
+
+def run(target: Path, **options: Any) -> Answer:
+    return verify.run(VerifyOptions(str(target), **options))
+
+
+def test_a_whole_release_passes_and_its_certificate_says_what_was_seen(
+    release: Path, lake: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "proof.json"
+    answer = run(release, lake=str(lake), certificate=str(path))
+    assert (answer.exit_code, answer.values["problems"]) == (0, [])
+    told, manifest = read_json(path), read_json(release / "manifest.json")
+    steps = sum(group["num_steps"] for group in manifest["groups"])
+    frames = sum(group["num_steps"] * len(group["views"]) for group in manifest["groups"])
+    checked = told["checked"]
+    assert {checked[f"{name}_rows_reached"] for name in FORMATS} == {steps}
+    assert {checked[f"{name}_frames_decoded"] for name in FORMATS} == {frames}
+    assert checked["frames_compared_with_the_lake"] == len(FORMATS) * frames
+    assert checked["runs_aligned"] + checked.get("runs_standing_still", 0) == len(FORMATS) * (5 + 2 * 2)
+    assert checked["runs_aligned"] > 0
+    assert checked["marks_read"] > 0
+    widths = 2 * 5 + 2 * 7
+    assert checked["channels_recomputed"] == 2 * widths + widths // 2  # windows hold no action of each step
+    worst = told["worst"]
+    assert {worst[name] for name in ("lag_frames", "time_error_s", "value_difference", "mark_difference")} == {0.0}
+    assert worst["clock_error_s"] < 1e-6
+    assert worst["psnr_db"] > 25
+    assert worst["statistics_error"] < 1e-6
+    assert told["lake"] == {"content": manifest["lake_content"], "is_unchanged": True}
+    assert told["release"]["build"] == manifest["build"]
+    run(release, lake=str(lake), certificate=str(tmp_path / "again.json"))
+    again = read_json(tmp_path / "again.json")
+    assert again | {"date": ""} == told | {"date": ""}
+    assert told["date"]
+
+
+def test_a_normalized_release_passes_too(lake: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "normalize": "quantile",
+        "tokenizer": None,
+        "rate": 7,
+        "content": "frames",
+        "encoder": None,
+    }
+    recipe = BuildRecipe.model_validate(RECIPE.model_dump() | changes)
+    result = verify_release(make_release(lake, tmp_path / "out", recipe), Lake.open(lake))
+    assert result.problems == []
+    assert result.checked["channels_recomputed"] > 0
+    assert 0 < result.worst["statistics_error"] < 1e-6
+
+
+def test_every_flipped_byte_is_found_and_named(copy: Path) -> None:
+    files = sorted(path for path in copy.rglob("*") if path.is_file())
+    assert {"manifest.json", "README.md", "croissant.json"} <= {path.name for path in files}
+    assert {".parquet", ".mp4", ".tar", ".safetensors", ".json", ".md"} == {path.suffix for path in files}
+    flips = 0
+    for path in files:
+        data = path.read_bytes()
+        for position in sorted({0, len(data) // 3, len(data) // 2, len(data) - 1}):
+            changed = bytearray(data)
+            changed[position] ^= 1 << (flips % 8)
+            path.write_bytes(changed)
+            problems = verify_release(copy).problems
+            assert [problem.where for problem in problems] == [str(path)], (path, position)
+            flips += 1
+        path.write_bytes(data)
+    assert flips > 3 * len(files)
+    assert verify_release(copy, num_episodes=1).ok
+
+
+def test_a_lost_file_and_a_stranger_are_named(copy: Path) -> None:
+    (copy / "croissant.json").unlink()
+    (copy / "stranger.txt").write_text("x")
+    found = {(Path(problem.where).name, problem.message) for problem in verify_release(copy).problems}
+    assert found == {("croissant.json", "the file is missing"), ("stranger.txt", "the file is not in the manifest")}
+
+
+def _later(values: list[Any]) -> list[Any]:
+    return [values[0], *values[:-1]]
+
+
+def _off(values: Sequence[Sequence[float]]) -> list[list[float]]:
+    return [[number * 1.5 + 1 for number in row] for row in values]
+
+
+CHANGES: dict[str, tuple[str, dict[str, Callable[[list[Any]], list[Any]]], bool, str]] = {
+    "parquet pictures a step late": (f"parquet/{ARM}/data", {"image_primary": _later}, False, "shows frame"),
+    "parquet pictures a step late, by the lake": (
+        f"parquet/{ARM}/data",
+        {"image_primary": _later},
+        True,
+        "lags the lake",
+    ),
+    "parquet frames renumbered": (f"parquet/{GANTRY}/data", {"frame_id_primary": _later}, False, "frames of primary"),
+    "parquet times": (
+        f"parquet/{GANTRY}/data",
+        {"time_ns": lambda v: [one + 1 for one in v]},
+        False,
+        "1 ns from its step",
+    ),
+    "parquet steps twice": (f"parquet/{GANTRY}/data", {"index": _later}, False, "its samples are not"),
+    "parquet source rows": (f"parquet/{GANTRY}/data", {"source_row": _later}, False, "source rows"),
+    "parquet actions": (f"parquet/{GANTRY}/data", {"action": _off}, False, "outside the least and greatest"),
+    "parquet actions, by the lake": (
+        f"parquet/{GANTRY}/data",
+        {"proprio": _later},
+        True,
+        "its proprio is not what the lake",
+    ),
+    "lerobot times": (
+        f"lerobot_v3/{GANTRY}/data",
+        {"timestamp": lambda v: [one + 0.001 for one in v]},
+        False,
+        "0.0001 s are allowed",
+    ),
+    "lerobot episodes elsewhere in the video": (
+        f"lerobot_v3/{GANTRY}/meta/episodes",
+        {"videos/observation.images.primary/from_timestamp": lambda v: [one + 0.05 for one in v]},
+        False,
+        "frames for the",
+    ),
+    "lerobot states": (
+        f"lerobot_v3/{GANTRY}/data",
+        {"observation.state": _off},
+        False,
+        "outside the least and greatest",
+    ),
+    "lineage": (f"lineage/{GANTRY}", {"frame_id_primary": _later}, True, "not those the lake gives"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_wrong_content_with_right_hashes_is_found(name: str, copy: Path, lake: Path) -> None:
+    folder, columns, with_lake, message = CHANGES[name]
+    path = sorted((copy / folder).rglob("*.parquet"))[0]
+    rewrite(path, columns)
+    seal_again(copy)
+    result = verify_release(copy, Lake.open(lake) if with_lake else None)
+    assert any(message in problem.message for problem in result.problems), result.problems
+    if folder.startswith("lineage"):
+        return
+    where = "/".join(folder.split("/")[:2])  # and nothing else is blamed
+    assert {where in problem.where for problem in result.problems} == {True}
+
+
+def test_latents_of_another_encoder_are_refused(release: Path) -> None:
+    assert run(release, recipe=EncodeRecipe(encoder="wavelet"), encoder=True).exit_code == 0
+    other = EncodeRecipe(encoder="wavelet", options={"spatial": 16})
+    answer = run(release, recipe=other, encoder=True)
+    assert answer.exit_code == 5
+    assert "must not decode them" in answer.values["problems"][0]["message"]
+
+
+def test_the_report_shows_the_certificate(release: Path, lake: Path, tmp_path: Path) -> None:
+    proof, page = tmp_path / "proof.json", tmp_path / "page.html"
+    run(release, lake=str(lake), certificate=str(proof))
+    report.run(ReportOptions(str(release), str(page), False, certificate=str(proof)))
+    told, text = read_json(proof), page.read_text()
+    assert "Alignment certificate" in text
+    assert told["date"] in text
+    assert "frames compared with the lake" in text
+    report.run(ReportOptions(str(release), str(page), False))
+    bare = page.read_text()
+    assert "Alignment certificate" in bare
+    assert "were not compared with the lake" in bare
+    told["release"]["build"] = "0" * 64
+    for wrong in (json.dumps(told), "{", "[]", json.dumps({"kind": "x"})):
+        proof.write_text(wrong)
+        with pytest.raises(UsageError, match="certificate"):
+            report.run(ReportOptions(str(release), str(page), False, certificate=str(proof)))
+
+
+def test_a_lake_that_has_grown_is_no_fault_of_the_release(release: Path, lake: Path, tmp_path: Path) -> None:
+    from schemas.recipes import ClipRecipe
+    from tests.chain import run_encode
+    from tests.release_chain import VIEWS
+
+    grown = Path(shutil.copytree(lake, tmp_path / "lake"))
+    run_encode(grown, EncodeRecipe(views=VIEWS, clip=ClipRecipe(kind="fixed", num_frames=5)))
+    answer = run(release, lake=str(grown))
+    assert answer.exit_code == 0, answer.values["problems"]
+    assert answer.values["lake"]["is_unchanged"] is False
+    assert np.isfinite(answer.values["worst"]["psnr_db"])
+
+
+@pytest.mark.parametrize("name", ["parquet/sample_arm_rlds/dataset_info.json", "webdataset/sample_arm_rlds/index.json"])
+def test_an_index_that_tells_nothing_is_a_problem_and_no_crash(copy: Path, name: str) -> None:
+    (copy / name).write_text("{}")
+    seal_again(copy)
+    problems = verify_release(copy).problems
+    assert [problem.where for problem in problems] == [str((copy / name).parent)]
+    assert "cannot be read back" in problems[0].message
