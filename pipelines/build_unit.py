@@ -144,7 +144,7 @@ class BuildWorker:
         return built, stored, numbers
 
     def _calibrations(self, group: GroupPlan, stored: StoredEpisode) -> dict[str, tuple[Calibration, ...]]:
-        slots = {view: self._recipe.names.slot(view) for view, _, _ in group.views if self._canvas is None}
+        slots = {view: self._recipe.names.slot(view) for view, _, _ in group.views if not self._recipe.views.canvas}
         return {
             view: tuple(one for one in stored.calibrations if stored.card.views.get(one.camera) == slot)
             for view, slot in slots.items()

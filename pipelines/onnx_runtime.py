@@ -75,7 +75,7 @@ def _exported(network: Any, stride: int) -> bytes:
             )
     except torch.onnx.errors.OnnxExporterError as error:  # raised where the package onnx is not there
         raise _missing(error) from error
-    return file.getvalue()
+    return bytes(file.getvalue())
 
 
 def _missing(error: Exception) -> RecipeError:

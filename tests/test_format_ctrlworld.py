@@ -117,8 +117,11 @@ def test_what_the_annotation_says_is_what_was_pushed(tmp_path: Path) -> None:
         instructions=((0, "reach"), (3, "lift")),
         other_instructions=("get it",),
     )
-    changed = (dataclasses.replace(build.episodes[0], plan=plan), build.episodes[1])
-    unit = dataclasses.replace(build.units[0], episodes=(plan, build.episodes[1].plan))
+    unjudged = dataclasses.replace(build.episodes[1].plan, success=None)
+    changed = tuple(
+        dataclasses.replace(episode, plan=of) for episode, of in zip(build.episodes, (plan, unjudged), strict=True)
+    )
+    unit = dataclasses.replace(build.units[0], episodes=(plan, unjudged))
     write_build(ctrlworld, dataclasses.replace(build, episodes=changed, units=(unit,)), tmp_path)
     label, other = read_json(tmp_path / "annotation/val/0.json"), read_json(tmp_path / "annotation/train/1.json")
     assert label["texts"] == ["pick up the cube", "reach", "lift", "get it"]

@@ -1,5 +1,6 @@
 """LeRobot's own reader is the judge: every row, every frame by the number in its pixels, at whole and broken rates."""
 
+import dataclasses
 import json
 from fractions import Fraction
 from pathlib import Path
@@ -199,7 +200,7 @@ def test_times_that_float32_cannot_tell_apart_are_refused(tmp_path: Path) -> Non
 
 def test_files_beyond_the_first_thousand_go_to_the_next_chunk(tmp_path: Path) -> None:
     build = make_build((3,), views=())
-    unit = type(build.units[0])(build.group, 1002, build.units[0].episodes, 1003)
+    unit = dataclasses.replace(build.units[0], file_index=1002, files_in_group=1003)
     write_unit(lerobot_v3, build, unit, tmp_path)
     assert (tmp_path / "data/chunk-001/file-002.parquet").exists()
     row = pq.read_table(tmp_path / "meta/episodes/chunk-001/file-002.parquet").to_pylist()[0]

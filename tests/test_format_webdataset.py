@@ -1,5 +1,6 @@
 """The stock webdataset reader is the judge, in its secure mode."""
 
+import dataclasses
 import itertools
 import json
 import tarfile
@@ -132,7 +133,7 @@ def test_an_id_that_is_no_key_is_refused(tmp_path: Path) -> None:
     plan = build.units[0].episodes[0]
     bad = type(plan)("ep.1", *(getattr(plan, name) for name in plan.__slots__[1:]))
     episode = type(build.episodes[0])(bad, *(getattr(build.episodes[0], n) for n in build.episodes[0].__slots__[1:]))
-    unit = type(build.units[0])(build.group, 0, (bad,), 1)
+    unit = dataclasses.replace(build.units[0], episodes=(bad,))
     writer = wds_format.FORMAT.open_unit(unit, build.recipe, tmp_path)
     writer.begin(episode)
     with pytest.raises(ReleaseError, match="is not a key"):

@@ -106,7 +106,7 @@ def test_relative_statistics_are_of_what_the_loaders_compute(
 def test_cosmos_3_finds_its_features(droid_lake: Path, tmp_path: Path) -> None:
     """``DROIDLeRobotDataset`` (droid_lerobot_dataset.py and its _config.py, cosmos-framework), for the set of 2026-04-12."""
     run_build(droid_lake, tmp_path / "release", recipe("cosmos3"))
-    root = tmp_path / "release/lerobot_v3/droid_raw"
+    root = tmp_path / "release/lerobot_v3/droid_raw_success"
     info = read_json(root / "meta/info.json")
     assert {f"observation.image.{view}" for view in VIEWS} <= set(info["features"])
     shapes = {name: feature["shape"] for name, feature in info["features"].items() if feature["dtype"] == "float32"}

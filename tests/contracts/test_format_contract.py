@@ -36,9 +36,8 @@ def member(request: pytest.FixtureRequest) -> ModuleType:
 
 
 def _of_texts(build: FakeBuild) -> dict[str, int]:
-    """A text for each instruction, as FastWAM has them."""
-    texts = {text for episode in build.episodes for _, _, text in episode.plan.texts}
-    return {"samples": len(texts), "frames": 0, "episodes": len(build.episodes)}
+    """A text for each task, as FastWAM has them."""
+    return {"samples": len(build.group.tasks), "frames": 0, "episodes": len(build.episodes)}
 
 
 def _of_episode_texts(build: FakeBuild) -> dict[str, int]:
