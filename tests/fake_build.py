@@ -36,11 +36,12 @@ TEMPLATES = {
     "gigaworld": "plain",
     "motus": "plain",
     "cosmos_policy": "plain",
+    "cosmos_video": "plain",
 }
 """Formats that carry embeddings, and the template of their prompts."""
-TEXT_WIDTHS = {"cosmos_policy": 1024}
+TEXT_WIDTHS = {"cosmos_policy": 1024, "cosmos_video": 1024}
 """Formats that take embeddings of this width only; others are made up with 8."""
-NEEDS_VIEWS = {"cosmos_policy": 2, "droid_raw": 1, **dict.fromkeys(LATENT_STRIDES, 1)}
+NEEDS_VIEWS = {"cosmos_policy": 2, "cosmos_video": 1, "droid_raw": 1, **dict.fromkeys(LATENT_STRIDES, 1)}
 """Formats that refuse fewer views."""
 NEEDS_WORDS = {"fastwam"}
 """Formats that refuse steps without an instruction."""

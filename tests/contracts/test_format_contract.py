@@ -22,7 +22,9 @@ from schemas.errors import ReleaseError
 from tests.fake_build import FakeBuild, build_of, builds, make_frames, needs_of, tree_bytes, write_build, write_unit
 
 MEMBERS = registry.names("formats")
-DATA = re.compile(r".*\.(parquet|mp4|tar|jsonl|pt|pth|h5|hdf5|npz|safetensors)|.*\.tfrecord-.*|[0-9]+(\.[0-9]+)*")
+DATA = re.compile(
+    r".*\.(parquet|mp4|tar|jsonl|pt|pth|pickle|h5|hdf5|npz|safetensors)|.*\.tfrecord-.*|[0-9]+(\.[0-9]+)*"
+)
 """Names of files that samples lie in."""
 
 
@@ -57,12 +59,20 @@ def _of_every_third_frame(build: FakeBuild) -> dict[str, int]:
     return {"samples": samples, "frames": sum(counts) * len(build.group.views), "episodes": len(build.episodes)}
 
 
+def _of_videos(build: FakeBuild) -> dict[str, int]:
+    """A video for each view of each episode."""
+    steps = sum(episode.plan.num_steps for episode in build.episodes)
+    views = len(build.group.views)
+    return {"samples": len(build.episodes) * views, "frames": steps * views, "episodes": len(build.episodes)}
+
+
 COUNTS: Mapping[str, Callable[[FakeBuild], dict[str, int]]] = {
     "fastwam": _of_texts,
     "gigaworld": _of_episode_texts,
     "motus": _of_episode_texts,
     "lingbot": _of_segments,
     "ctrlworld": _of_every_third_frame,
+    "cosmos_video": _of_videos,
 }
 """Of formats whose samples are no steps or windows."""
 

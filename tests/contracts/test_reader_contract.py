@@ -15,8 +15,8 @@ def _written(name: str, folder: Path) -> dict[str, int]:
     return dict(member.FORMAT.count(folder))
 
 
-NO_LIBRARY = {"ctrlworld", "fastwam", "gigaworld", "lingbot", "motus"}
-"""Formats that only their trainers read, with ``torch.load`` and ``json`` alone, as ``count`` does."""
+NO_LIBRARY = {"cosmos_video", "ctrlworld", "fastwam", "gigaworld", "lingbot", "motus"}
+"""Formats that only their trainers read, with ``torch.load``, ``pickle`` and ``json`` alone; ``count`` reads them so."""
 
 
 def test_every_format_that_a_library_reads_has_a_reader() -> None:
