@@ -159,6 +159,8 @@ def _encoder(recipe: VideoRecipe) -> tuple[str, dict[str, str]]:
         # mbtree varies from run to run; no reordered frames, so that decoding order is presentation order
         options |= {"keyint_min": str(recipe.gop), "bf": "0", "forced-idr": "1"}
         options["x264-params"] = "mbtree=0:scenecut=0:open-gop=0"
+        if recipe.tune != "none":
+            options["tune"] = recipe.tune
         return "libx264", options
     if "preset" not in recipe.model_fields_set:
         options["preset"] = _AV1_PRESET

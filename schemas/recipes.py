@@ -187,6 +187,9 @@ class VideoRecipe(_Frozen):
     crf: int = Field(default=23, ge=0, le=63)
     preset: str = "veryfast"
     """x264 preset, or SVT-AV1 preset number; those from 11 on are its real-time mode."""
+    tune: Literal["none", "fastdecode"] = "fastdecode"
+    """Of h264: ``fastdecode`` leaves out what is slow to decode (CABAC, deblocking). On DROID at 320x192 and G1 at 640x480
+    with g=2 and crf=23 that halves the time to decode, for files 4 to 10 % larger and 0.4 dB less."""
 
 
 StatisticsForm = Literal["gear", "openpi", "fastwam", "gigaworld"]
