@@ -98,9 +98,14 @@ def group_key(episode: StoredEpisode, numbers: EpisodeNumbers, recipe: BuildReci
 
 
 def try_formats(units: Sequence[WorkUnit], recipe: BuildRecipe) -> None:
-    """Opens each format once per group in a scratch folder, so that what its encoder refuses is told before any work."""
-    groups = {plan.group.name: plan for plan in (cast(UnitPlan, unit.payload[0]) for unit in units)}
-    for plan in groups.values():
+    """Opens each format for some units of each group in a scratch folder, so that what its encoder refuses is told before
+    any work, as is what is too long: these are the unit with the longest episode and the one with the most steps."""
+    groups: dict[str, list[UnitPlan]] = {}
+    for plan in (cast(UnitPlan, unit.payload[0]) for unit in units):
+        groups.setdefault(plan.group.name, []).append(plan)
+    longest = [max(plans, key=lambda plan: max(e.num_steps for e in plan.episodes)) for plans in groups.values()]
+    largest = [max(plans, key=lambda plan: sum(e.num_steps for e in plan.episodes)) for plans in groups.values()]
+    for plan in {id(plan): plan for plan in (*longest, *largest)}.values():
         for slot, height, width in plan.group.views:
             if height * width > recipe.limits.max_pixels:
                 raise RecipeError(

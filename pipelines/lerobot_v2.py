@@ -63,6 +63,9 @@ class _LeRobotV2Unit:
         self._progress = UnitProgress(unit)
         self._rows = Rows(unit.group, recipe, LANGUAGES)
         self._levels = PictureLevels(view for view, _, _ in unit.group.views)
+        for episode in unit.episodes:
+            check_times(unit.group, episode, 0, _TOO_LONG)
+            self._check_stamps(episode)
         # opened at once, so that sizes and settings which no video can have are told before any work
         self._videos = self._open_videos(unit.episodes[0])
 
@@ -80,8 +83,6 @@ class _LeRobotV2Unit:
 
     def begin(self, episode: BuiltEpisode) -> None:
         self._progress.begin(episode)
-        check_times(self._unit.group, episode.plan, 0, _TOO_LONG)
-        self._check_stamps(episode.plan)
         self._levels.begin()
         if episode.plan != self._unit.episodes[0]:
             self._videos = self._open_videos(episode.plan)

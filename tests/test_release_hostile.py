@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from pipelines import registry
+from pipelines.build_groups import try_formats
 from pipelines.build_plan import plan_build
 from pipelines.lake import Lake
 from pipelines.release import damaged_files
 from schemas.errors import RecipeError
 from schemas.recipes import BuildRecipe, ViewsRecipe, load_recipe
 from schemas.release_choices import NamesRecipe, SplitRecipe
+from schemas.work import WorkUnit
 from tests.chain import run_ingest, write_short
 from tests.fake_build import build_of, make_build, needs_of
 
@@ -116,3 +118,12 @@ def test_fastwam_tells_what_it_has_no_embedding_of_before_any_work(tmp_path: Pat
 def test_the_recipe_of_all_choices_is_the_one_that_holds_without_it() -> None:
     text = (RECIPES / "build.toml").read_text()
     assert load_recipe(BuildRecipe, text, "build.toml") == BuildRecipe()
+
+
+@pytest.mark.parametrize(("name", "lengths"), [("lerobot_v3", (2100, 9000, 3)), ("lerobot_v21", (3, 4, 2200, 1, 5))])
+def test_what_is_too_long_for_float32_is_told_before_any_work(name: str, lengths: tuple[int, ...]) -> None:
+    build = make_build(lengths, rate="0.9", views=(("primary", 16, 40),), episodes_per_unit=2)
+    units = [WorkUnit(str(unit.file_index), (unit,), 1) for unit in build.units]
+    with pytest.raises(RecipeError, match="float32") as caught:
+        try_formats(units, build.recipe.model_copy(update={"formats": (name,)}))
+    assert caught.value.reason == "too_long"
