@@ -9,6 +9,7 @@ import pytest
 from pipelines import registry
 from pipelines.build_groups import try_formats
 from pipelines.build_plan import plan_build
+from pipelines.formats import cosmos_policy
 from pipelines.lake import Lake
 from pipelines.release import damaged_files
 from schemas.errors import RecipeError
@@ -127,3 +128,10 @@ def test_what_is_too_long_for_float32_is_told_before_any_work(name: str, lengths
     with pytest.raises(RecipeError, match="float32") as caught:
         try_formats(units, build.recipe.model_copy(update={"formats": (name,)}))
     assert caught.value.reason == "too_long"
+
+
+def test_a_demonstration_of_cosmos_policy_is_no_hidden_file() -> None:
+    plan = build_of("cosmos_policy", (4,), instructions=("open",)).units[0].episodes[0]
+    assert cosmos_policy.is_demonstration(plan)
+    for text in (".", "..", ".hidden words"):
+        assert not cosmos_policy.is_demonstration(dataclasses.replace(plan, instruction=text))

@@ -214,7 +214,7 @@ def is_demonstration(plan: EpisodePlan) -> bool:
     plain = all(character.isprintable() and character not in "/\\_" for character in text)
     name = f"{text}{_ENDING}".encode(errors="replace")
     known = plan.success is not False and len({said for _, _, said in plan.texts}) == 1
-    return known and plain and len(name) < 250 and "SCENE" not in text
+    return known and plain and len(name) < 250 and "SCENE" not in text and not text.startswith(".")  # a hidden file
 
 
 def text_key(text: str) -> str:

@@ -45,7 +45,8 @@ _TEXTS = ("language_instruction", "language_instruction_2", "language_instructio
 
 
 class _RldsUnit:
-    """Writes one unit; see ``UnitWriter``. Holds the compressed frames of one episode at a time."""
+    """Writes one unit; see ``UnitWriter``. Holds the compressed frames of one episode at a time, and while its record is made
+    about five copies of them."""
 
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
         from tensorflow_datasets.core.example_serializer import ExampleSerializer
