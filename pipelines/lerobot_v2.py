@@ -39,6 +39,7 @@ from pipelines.lerobot_tables import (
     unreadable,
     video_key,
 )
+from pipelines.named_parts import require_pictures
 from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress, planned_counts
 from pipelines.release_texts import episode_file
 from pipelines.stats import QUANTILES
@@ -145,6 +146,7 @@ class LeRobotV2:
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> _LeRobotV2Unit:
         """See ``formats.Format``."""
+        require_pictures(recipe, self.name)
         return _LeRobotV2Unit(unit, recipe, folder)
 
     def finish(

@@ -92,6 +92,17 @@ def require_recorded(recipe: BuildRecipe, whose: str) -> None:
         )
 
 
+def require_pictures(recipe: BuildRecipe, whose: str) -> None:
+    """Raises RecipeError where the recipe asks for latents instead of pictures: ``whose`` files hold none, and would have
+    neither."""
+    if recipe.content == "latents":
+        raise RecipeError(
+            f"{whose} carries no latents, so it would show nothing at all",
+            "content",
+            'set content = "frames" or "both" for this format, or build it in a release of its own',
+        )
+
+
 def require_hdf5_texts(group: GroupPlan, whose: str) -> None:
     """Raises RecipeError where an instruction has a NUL character, which ends a text in HDF5."""
     bad = next((task for task in group.tasks if "\0" in task), None)

@@ -135,3 +135,9 @@ def test_a_demonstration_of_cosmos_policy_is_no_hidden_file() -> None:
     assert cosmos_policy.is_demonstration(plan)
     for text in (".", "..", ".hidden words"):
         assert not cosmos_policy.is_demonstration(dataclasses.replace(plan, instruction=text))
+
+
+@pytest.mark.parametrize("name", ["lerobot_v20", "lerobot_v21", "rlds", "zarr"])
+def test_a_format_without_latents_is_never_built_of_latents_alone(name: str, tmp_path: Path) -> None:
+    build = build_of(name, (4,), views=())
+    assert "no latents" in refused(name, build, tmp_path, content="latents", encoder="wavelet").message

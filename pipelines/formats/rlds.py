@@ -26,7 +26,7 @@ from pipelines.formats import (
     describe_group,
     planned_counts,
 )
-from pipelines.named_parts import NamedPart, named_parts, require_recorded
+from pipelines.named_parts import NamedPart, named_parts, require_pictures, require_recorded
 from pipelines.storage import fsync_file, fsync_folder, write_durably
 from pipelines.tfds_features import ExampleReader, Feature, parse_example, parse_features
 from pipelines.tfrecord import framed, read_payload, scan_shard
@@ -52,6 +52,7 @@ class _RldsUnit:
         from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
         require_recorded(recipe, "rlds")
+        require_pictures(recipe, "rlds")
         self._unit = unit
         self._progress = UnitProgress(unit)
         self._features = _features(unit.group, recipe)
