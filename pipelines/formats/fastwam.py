@@ -160,13 +160,14 @@ def _check_prompts(group: GroupPlan, recipe: BuildRecipe) -> None:
             "names.joined_by",
             "leave it out",
         )
-    choice = recipe.texts
-    template = None if choice is None else template_of(choice.template, choice.steps)
-    if template is not None and template.text != TEMPLATES["fastwam"].text:
+    if recipe.texts is None:
+        return
+    template = template_of(recipe.texts.template, recipe.texts.steps)
+    if template.text != TEMPLATES["fastwam"].text:
         raise RecipeError(
             "the embeddings would be of other prompts than FastWAM asks for", "texts", _HINT, "other_prompt"
         )
-    for task in group.tasks if template is not None else ():
+    for task in group.tasks:
         if prompts_of(template, {"instruction": task}) != (_asked(task),):
             message = f"the template makes another prompt of {task[:80]!r} than FastWAM does"
             raise RecipeError(message, "texts", _HINT, "other_prompt")
