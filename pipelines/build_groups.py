@@ -19,6 +19,7 @@ from pipelines.selection import chunks_of
 from pipelines.tokenizers import Tokenizer
 from pipelines.views import picture_sizes
 from pipelines.windows import Windows
+from schemas.embodiment import VIEW_SLOTS
 from schemas.errors import RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
@@ -82,6 +83,14 @@ def group_key(episode: StoredEpisode, numbers: EpisodeNumbers, recipe: BuildReci
     twice = [name for name, _, _ in named if [other for other, _, _ in named].count(name) > 1]
     if twice:
         raise RecipeError(f"two views of {episode.dataset} would be called {twice[0]!r}", "names.views", "name both")
+    # the lineage tells of each view by its name, beside action and proprio, and of a canvas beside the views on it
+    taken = {"action", "proprio", *(VIEW_SLOTS if recipe.views.canvas else ())}
+    if clash := next((name for name, _, _ in named if name in taken), None):
+        raise RecipeError(
+            f"a view of {episode.dataset} would be called {clash!r}, as something else in the lineage is",
+            "names.views",
+            "give it another name",
+        )
     # robots of one name whose cards changed between two ingests are two robots
     robot = (episode.embodiment.name, fingerprint(episode.embodiment))
     success = _SUCCESS[episode.success] if recipe.split.by_success else ""
@@ -89,9 +98,14 @@ def group_key(episode: StoredEpisode, numbers: EpisodeNumbers, recipe: BuildReci
 
 
 def try_formats(units: Sequence[WorkUnit], recipe: BuildRecipe) -> None:
-    """Opens each format once per group in a scratch folder, so that what its encoder refuses is told before any work."""
-    groups = {plan.group.name: plan for plan in (cast(UnitPlan, unit.payload[0]) for unit in units)}
-    for plan in groups.values():
+    """Opens each format for some units of each group in a scratch folder, so that what its encoder refuses is told before
+    any work, as is what is too long: these are the unit with the longest episode and the one with the most steps."""
+    groups: dict[str, list[UnitPlan]] = {}
+    for plan in (cast(UnitPlan, unit.payload[0]) for unit in units):
+        groups.setdefault(plan.group.name, []).append(plan)
+    longest = [max(plans, key=lambda plan: max(e.num_steps for e in plan.episodes)) for plans in groups.values()]
+    largest = [max(plans, key=lambda plan: sum(e.num_steps for e in plan.episodes)) for plans in groups.values()]
+    for plan in {id(plan): plan for plan in (*longest, *largest)}.values():
         for slot, height, width in plan.group.views:
             if height * width > recipe.limits.max_pixels:
                 raise RecipeError(

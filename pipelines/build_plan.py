@@ -213,8 +213,11 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
             statistics[name] = (plan, found)
             planned.append(plan_group(name, key, members[key], plan, found, given[key], examples[key], recipe))
         notes += _notes(name, key[2], plan, given[key], recipe)
-    if recipe.split.val_fraction and not any(e.split == "val" for _, episodes in planned for e in episodes):
+    splits = {episode.split for _, episodes in planned for episode in episodes}
+    if recipe.split.val_fraction and "val" not in splits:
         notes.append(f"no episode fell into val: {recipe.split.val_fraction} of so few may be none")
+    if "train" not in splits:
+        notes.append(f"no episode is left for train: {recipe.split.val_fraction} of so few may be all")
     units = [
         unit for group, episodes in planned for unit in plan_units(group, episodes, recipe, version, inputs, latents)
     ]

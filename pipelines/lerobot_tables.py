@@ -98,7 +98,11 @@ def columns_of(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Column]:
         feature: Column(of, tuple(range(len(names))), tuple(names)) for feature, (of, names) in whole.items() if names
     }
     taken = {*whole, *INDICES, *lineage(group), "valid", "selected", "task"}
-    taken |= {video_key(recipe, view) for view, _, _ in group.views}
+    for key in (video_key(recipe, view) for view, _, _ in group.views):
+        if key in taken or key.startswith("annotation."):
+            hint = "set another names.images, or name the view otherwise"
+            raise RecipeError(f"a view would be {key}, which is the name of a column", "names", hint)
+        taken.add(key)
     for name, choice in recipe.names.columns.items():
         if name in taken or name.startswith("annotation."):
             raise RecipeError(f"{name} is the name of another column", "names.columns", "give it another name")

@@ -39,6 +39,7 @@ from pipelines.lerobot_tables import (
     unreadable,
     video_key,
 )
+from pipelines.named_parts import require_pictures
 from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress, planned_counts
 from pipelines.release_texts import episode_file
 from pipelines.stats import QUANTILES
@@ -63,6 +64,9 @@ class _LeRobotV2Unit:
         self._progress = UnitProgress(unit)
         self._rows = Rows(unit.group, recipe, LANGUAGES)
         self._levels = PictureLevels(view for view, _, _ in unit.group.views)
+        for episode in unit.episodes:
+            check_times(unit.group, episode, 0, _TOO_LONG)
+            self._check_stamps(episode)
         # opened at once, so that sizes and settings which no video can have are told before any work
         self._videos = self._open_videos(unit.episodes[0])
 
@@ -80,8 +84,6 @@ class _LeRobotV2Unit:
 
     def begin(self, episode: BuiltEpisode) -> None:
         self._progress.begin(episode)
-        check_times(self._unit.group, episode.plan, 0, _TOO_LONG)
-        self._check_stamps(episode.plan)
         self._levels.begin()
         if episode.plan != self._unit.episodes[0]:
             self._videos = self._open_videos(episode.plan)
@@ -144,6 +146,7 @@ class LeRobotV2:
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> _LeRobotV2Unit:
         """See ``formats.Format``."""
+        require_pictures(recipe, self.name)
         return _LeRobotV2Unit(unit, recipe, folder)
 
     def finish(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.parts import Part, parts_of
+from pipelines.release_plan import GroupPlan
 from pipelines.rotations import convert
 from schemas.embodiment import Channel, Gripper
 from schemas.errors import RecipeError
@@ -88,6 +89,29 @@ def require_recorded(recipe: BuildRecipe, whose: str) -> None:
             f"{whose} holds poses in metres and radians, and its trainers normalize themselves; the recipe normalizes",
             "normalize",
             'set normalize = "none" for this format, or build it in a release of its own',
+        )
+
+
+def require_pictures(recipe: BuildRecipe, whose: str) -> None:
+    """Raises RecipeError where the recipe asks for latents instead of pictures: ``whose`` files hold none, and would have
+    neither."""
+    if recipe.content == "latents":
+        raise RecipeError(
+            f"{whose} carries no latents, so it would show nothing at all",
+            "content",
+            'set content = "frames" or "both" for this format, or build it in a release of its own',
+        )
+
+
+def require_hdf5_texts(group: GroupPlan, whose: str) -> None:
+    """Raises RecipeError where an instruction has a NUL character, which ends a text in HDF5."""
+    bad = next((task for task in group.tasks if "\0" in task), None)
+    if bad is not None:
+        raise RecipeError(
+            f"{whose} holds instructions as texts of HDF5, and {bad[:80]!r} has a NUL character, which ends one there",
+            group.name,
+            "leave out the episodes with this instruction by --where, or mend it in the recordings and ingest them again",
+            "bad_text",
         )
 
 

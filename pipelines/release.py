@@ -239,7 +239,7 @@ def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[s
             yield name, f"has {path.stat().st_size} bytes, the manifest says {entry['num_bytes']}"
         elif (found := file_sha256(path)) != entry["sha256"]:
             yield name, f"has sha256 {found[:16]}, the manifest says {entry['sha256'][:16]}"
-    for path in files_under(folder):
+    for path in sorted(path for path in folder.rglob("*") if path.is_symlink() or path.is_file()):
         name = path.relative_to(folder).as_posix()
         if name not in expected and name != MANIFEST:
             yield name, "is not in the manifest"

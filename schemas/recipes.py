@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from schemas.action_recipe import ActionRecipe
 from schemas.canvas import MAX_EDGE_PX, Fit
-from schemas.embodiment import ViewSlot
+from schemas.embodiment import VIEW_SLOTS, ViewSlot
 from schemas.errors import RecipeError
 from schemas.findings import Severity
 from schemas.fingerprint import fingerprint
@@ -269,6 +269,12 @@ class BuildRecipe(_Frozen):
         named = [name for name in ("clamp", "stats_from") if getattr(self, name) is not None]
         if self.normalize == "none" and (named or self.normalize_by == "step"):
             raise ValueError(f"{(named or ['normalize_by'])[0]} says how to normalize, but normalize is none")
+        twice = [name for name in self.formats if self.formats.count(name) > 1]
+        if twice:
+            raise ValueError(f"the format {twice[0]!r} is named twice")
+        odd = sorted(set(self.names.views) - set(VIEW_SLOTS))
+        if odd and not self.views.canvas:
+            raise ValueError(f"names.views names {odd[0]!r}, and views are {', '.join(VIEW_SLOTS)}")
         return self
 
 

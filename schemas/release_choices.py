@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from schemas.action_recipe import PartKind
 from schemas.text_recipe import Step, TextDtype
 
+MAX_VIEW_NAME = 100
+
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +67,8 @@ class NamesRecipe(_Frozen):
         )
         if bad is not None:
             raise ValueError(f"{bad!r} is not letters, digits and underscores")
+        if any(len(name) > MAX_VIEW_NAME for name in value.values()):
+            raise ValueError(f"names of views are folders, and have at most {MAX_VIEW_NAME} letters")
         if len(set(value.values())) != len(value):
             raise ValueError("two views would have one name")
         return value

@@ -208,6 +208,13 @@ def test_languages_are_instructions_whose_field_names_the_file(tmp_path: Path) -
     assert "empty_instruction" in {finding.rule for finding in episode.findings}
 
 
+def test_a_text_that_only_the_recorder_asked_for_is_not_lost(tmp_path: Path) -> None:
+    raw = raw_shaped(tmp_path / "raw")
+    asked = next(one.text for one in raw.instructions if one.field.endswith("current_task"))
+    raw = applied(load(tmp_path / "said", texts={UUID: {"language_instruction1": asked}}), raw)
+    assert [one.text for one in to_episode(raw, *cards.load_pair("droid_raw")).instructions] == [asked]
+
+
 @pytest.mark.parametrize("shape", ["raw", "rlds"])
 def test_calibrations_name_the_cameras_of_the_source(tmp_path: Path, shape: str) -> None:
     said = load(tmp_path / "said", a=INTRINSICS, b=EXTRINSICS, c=SUPERSET, serials=SERIALS)

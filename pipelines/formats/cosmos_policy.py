@@ -30,7 +30,7 @@ from pipelines.formats import (
     describe_group,
     planned_counts,
 )
-from pipelines.named_parts import first_actions, require_recorded
+from pipelines.named_parts import first_actions, require_hdf5_texts, require_recorded
 from pipelines.storage import fsync_file, fsync_folder, write_durably
 from pipelines.text_rows import TextEmbedding
 from pipelines.torch_files import pickled_tensors
@@ -54,6 +54,7 @@ class _CosmosUnit:
 
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
         require_recorded(recipe, "cosmos_policy")
+        require_hdf5_texts(unit.group, "cosmos_policy")
         if recipe.texts is None:
             raise RecipeError(
                 "Cosmos Policy reads embeddings of the instructions",
@@ -213,7 +214,7 @@ def is_demonstration(plan: EpisodePlan) -> bool:
     plain = all(character.isprintable() and character not in "/\\_" for character in text)
     name = f"{text}{_ENDING}".encode(errors="replace")
     known = plan.success is not False and len({said for _, _, said in plan.texts}) == 1
-    return known and plain and len(name) < 250 and "SCENE" not in text
+    return known and plain and len(name) < 250 and "SCENE" not in text and not text.startswith(".")  # a hidden file
 
 
 def text_key(text: str) -> str:

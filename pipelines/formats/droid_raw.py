@@ -30,7 +30,16 @@ from pipelines.formats import (
     describe_group,
     planned_counts,
 )
-from pipelines.named_parts import CARTESIAN, GRIPPER, JOINTS, NamedPart, named_parts, require_parts, require_recorded
+from pipelines.named_parts import (
+    CARTESIAN,
+    GRIPPER,
+    JOINTS,
+    NamedPart,
+    named_parts,
+    require_hdf5_texts,
+    require_parts,
+    require_recorded,
+)
 from pipelines.rotations import convert
 from pipelines.storage import write_durably
 from pipelines.video_writer import VideoWriter
@@ -68,6 +77,7 @@ class _DroidUnit:
 
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
         require_recorded(recipe, "droid_raw")
+        require_hdf5_texts(unit.group, "droid_raw")
         self._state, self._action = _parts(unit.group)
         self._unit, self._recipe, self._folder = unit, recipe, folder
         self._rate = parse_rate(unit.group.rate)

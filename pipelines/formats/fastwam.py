@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.formats import UnitWriter
-from pipelines.prompts import TEMPLATES
+from pipelines.prompts import TEMPLATES, prompts_of, template_of
 from pipelines.release_plan import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress
 from pipelines.release_texts import check_texts, embedding_of, json_bytes, padded, read_index, told
 from pipelines.stats_export import fastwam_dataset_stats
@@ -85,6 +85,7 @@ class _FastWam:
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         check_texts(recipe, self.name)
         _check_tasks(unit.group)
+        _check_prompts(unit.group, recipe)
         _check_numbers(recipe)
         return _FastWamUnit(unit, folder)
 
@@ -149,6 +150,27 @@ def _check_tasks(group: GroupPlan) -> None:
             f'leave these episodes out: --where "{WITH_INSTRUCTION}"',
             "no_text",
         )
+
+
+def _check_prompts(group: GroupPlan, recipe: BuildRecipe) -> None:
+    """What embeddings of a build with these choices would be of, as far as the recipe tells it."""
+    if recipe.names.joined_by:
+        raise RecipeError(
+            "FastWAM asks for the embedding of each task, and there is none of several instructions joined into one",
+            "names.joined_by",
+            "leave it out",
+        )
+    if recipe.texts is None:
+        return
+    template = template_of(recipe.texts.template, recipe.texts.steps)
+    if template.text != TEMPLATES["fastwam"].text:
+        raise RecipeError(
+            "the embeddings would be of other prompts than FastWAM asks for", "texts", _HINT, "other_prompt"
+        )
+    for task in group.tasks:
+        if prompts_of(template, {"instruction": task}) != (_asked(task),):
+            message = f"the template makes another prompt of {task[:80]!r} than FastWAM does"
+            raise RecipeError(message, "texts", _HINT, "other_prompt")
 
 
 def _check_numbers(recipe: BuildRecipe) -> None:

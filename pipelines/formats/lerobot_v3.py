@@ -59,6 +59,10 @@ class _LeRobotUnit:
         self._place = {"chunk_index": unit.file_index // CHUNK_SIZE, "file_index": unit.file_index % CHUNK_SIZE}
         self._progress = UnitProgress(unit)
         self._table = Rows(unit.group, recipe)
+        first_frame = 0
+        for episode in unit.episodes:  # of which the plan opens the longest units, so that it is told before any work
+            check_times(unit.group, episode, first_frame, _TOO_LONG)
+            first_frame += episode.num_steps
         rate = parse_rate(unit.group.rate)
         self._videos = {
             view: VideoWriter(
@@ -83,7 +87,6 @@ class _LeRobotUnit:
     def begin(self, episode: BuiltEpisode) -> None:
         self._progress.begin(episode)
         self._levels.begin()
-        check_times(self._unit.group, episode.plan, self._first_frame, _TOO_LONG)
         self._data.write_table(self._table.table(episode))
         for slot, clips in sorted(episode.latents.items()):
             for number, clip in enumerate(clips):

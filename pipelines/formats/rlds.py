@@ -26,7 +26,7 @@ from pipelines.formats import (
     describe_group,
     planned_counts,
 )
-from pipelines.named_parts import NamedPart, named_parts, require_recorded
+from pipelines.named_parts import NamedPart, named_parts, require_pictures, require_recorded
 from pipelines.storage import fsync_file, fsync_folder, write_durably
 from pipelines.tfds_features import ExampleReader, Feature, parse_example, parse_features
 from pipelines.tfrecord import framed, read_payload, scan_shard
@@ -45,12 +45,14 @@ _TEXTS = ("language_instruction", "language_instruction_2", "language_instructio
 
 
 class _RldsUnit:
-    """Writes one unit; see ``UnitWriter``. Holds the compressed frames of one episode at a time."""
+    """Writes one unit; see ``UnitWriter``. Holds the compressed frames of one episode at a time, and while its record is made
+    about five copies of them."""
 
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
         from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
         require_recorded(recipe, "rlds")
+        require_pictures(recipe, "rlds")
         self._unit = unit
         self._progress = UnitProgress(unit)
         self._features = _features(unit.group, recipe)

@@ -30,6 +30,7 @@ from pipelines.named_parts import (
     first_actions,
     named_parts,
     require_parts,
+    require_pictures,
     require_recorded,
 )
 from pipelines.storage import write_durably
@@ -51,6 +52,7 @@ class _ZarrUnit:
 
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
         require_recorded(recipe, "zarr")
+        require_pictures(recipe, "zarr")
         self._parts = _parts(unit.group)
         self._unit = unit
         self._progress = UnitProgress(unit)
