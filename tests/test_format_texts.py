@@ -13,6 +13,7 @@ import torch
 from jobs import texts
 from jobs.options import TextsOptions
 from pipelines import registry
+from pipelines.build_latents import no_latents
 from pipelines.build_plan import plan_build
 from pipelines.build_stats import chunk_layout
 from pipelines.build_unit import BuildWorker
@@ -175,6 +176,21 @@ def test_embeddings_of_the_lake_lie_beside_lerobot(tmp_path: Path) -> None:
     assert manifest["counts"]["gigaworld"] == {folder.name: {"samples": 2, "frames": 0, "episodes": 2}}
     (folder / "t5_embedding" / "episode_000001.pt").unlink()
     assert not verify_release(tmp_path / "release").ok
+
+
+@pytest.mark.parametrize("name", ["dreamzero", "fastwam", "gigaworld", "groot"])
+def test_statistics_of_chunks_are_of_those_that_begin_at_every_step(name: str) -> None:
+    path = RECIPES / f"{name}.toml"
+    assert load_recipe(BuildRecipe, path.read_text(), str(path)).sample_stride == 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "command"), [("native/3", "frame_stride=3`"), ("5", "rate=5`"), ("native", "rate=native`")]
+)
+def test_the_hint_for_missing_latents_is_a_command_that_works(rate: str, command: str, tmp_path: Path) -> None:
+    recipe = BuildRecipe(content="both", encoder="wavelet", latent_rate=rate)
+    lake = Lake.create(tmp_path / "lake")
+    assert f"--set {command}" in no_latents("there are none in the lake", lake, recipe).hint
 
 
 def test_the_texts_of_a_lake_are_what_fastwam_and_motus_ask_for(tmp_path: Path) -> None:
