@@ -266,6 +266,9 @@ class BuildRecipe(_Frozen):
         named = [name for name in ("clamp", "stats_from") if getattr(self, name) is not None]
         if self.normalize == "none" and (named or self.normalize_by == "step"):
             raise ValueError(f"{(named or ['normalize_by'])[0]} says how to normalize, but normalize is none")
+        others = sorted(set(self.texts.formats) - set(self.formats)) if self.texts else []
+        if others:
+            raise ValueError(f"texts.formats has {others[0]!r}, which is none of the formats {', '.join(self.formats)}")
         return self
 
 
