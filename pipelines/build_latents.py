@@ -58,10 +58,15 @@ def no_latents(what: str, lake: Lake, recipe: BuildRecipe) -> LakeError:
     """The error where latents that the recipe needs are not there, and how to make them."""
     rate = latent_rate(recipe)
     name = (recipe.encoder or "").partition("@")[0]
+    _, _, stride = rate.partition("native/")
+    choice = f"frame_stride={stride}" if stride else f"rate={rate}"
+    rows = lake.rows("latents", ["rate"], f"encoder = {quoted(name)}")
+    there = ", ".join(sorted({row["rate"] for row in rows}))
+    others = f"; it has {name} latents at rate {there}: latent_rate names one of them" if there else ""
     return LakeError(
-        f"{recipe.encoder} latents at rate {rate} are needed, and {what}",
+        f"{recipe.encoder} latents at rate {rate} are needed, and {what}{others}",
         str(lake.root),
-        f"run `wamloom encode --lake {lake.root.name} --encoder {name} --set rate={rate}`, and see `wamloom status` for those "
+        f"run `wamloom encode --lake {lake.root.name} --encoder {name} --set {choice}`, and see `wamloom status` for those "
         "that are there; leave out views "
         "with views.slots, and episodes too short for a clip with --where",
         "no_latents",

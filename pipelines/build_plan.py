@@ -22,7 +22,7 @@ from pipelines.build_stats import (
     given_statistics,
     statistics_files,
 )
-from pipelines.build_texts import BuildTexts
+from pipelines.build_texts import BuildTexts, text_kinds
 from pipelines.build_unit import LatentChoice
 from pipelines.formats import EpisodePlan, Format, GroupPlan
 from pipelines.holdout import validation_ids
@@ -130,7 +130,8 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     dropped: list[Outcome] = []
     inputs = {episode_id: [row_hash] for episode_id, row_hash in ids}
     bare: list[tuple[str, str]] = []
-    texts = None if recipe.texts is None else BuildTexts(lake, recipe.texts)
+    texts = {name: BuildTexts(lake, kind) for name, kind in text_kinds(recipe).items()}
+    text_rows: dict[str, set[str]] = {name: set() for name in texts}
     validation = _validation(lake, [episode_id for episode_id, _ in ids], recipe)
     all_windowed = all(cast(Format, registry.load("formats", name).FORMAT).windowed for name in recipe.formats)
     for episode in stored_episodes(lake, ordered):
@@ -189,8 +190,10 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
                 "val" if episode.episode_id in validation else "train",
             )
         )
-        if texts is not None:
-            inputs[episode.episode_id] += texts.hashes_of(episode, members[key][-1].plan)
+        for name, joined in texts.items():
+            rows = joined.hashes_of(episode, members[key][-1].plan)
+            inputs[episode.episode_id] += rows
+            text_rows[name].update(rows)
         examples.setdefault(key, episode)
         sources[episode.episode_id] = (episode.location, episode.source_key, episode.license)
     if bare:
@@ -237,7 +240,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         {
             "sources": sources_of(lake, used),
             "latents": latents_of(lake, latents, hashes),
-            "texts": texts_of(lake, recipe, hashes),
+            "texts": texts_of(lake, recipe, text_rows),
         },
         tuple(notes),
     )

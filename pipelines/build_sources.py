@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from pipelines.build_latents import choose_latents
-from pipelines.build_texts import BuildTexts
+from pipelines.build_texts import BuildTexts, text_kinds
 from pipelines.build_unit import LatentChoice
 from pipelines.formats import EpisodePlan
 from pipelines.lake import Lake, quoted
@@ -20,6 +20,7 @@ from pipelines.selection import stored_episodes
 from pipelines.views import shown_views
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
+from schemas.release_choices import TextKind
 from schemas.time import NANOSECONDS
 
 _COLUMNS = [
@@ -117,13 +118,13 @@ def content_now(lake: Lake, recipe: BuildRecipe, episodes: Sequence[Mapping[str,
     """
     ids = [episode["episode_id"] for episode in episodes]
     _, latents = choose_latents(lake, recipe, set(ids))
-    texts = None if recipe.texts is None else BuildTexts(lake, recipe.texts)
+    texts = [BuildTexts(lake, kind) for kind in text_kinds(recipe).values()]
     rows = {row["episode_id"]: row["row_sha256"] for row in lake.rows("episodes", ["row_sha256"])}
     inputs: dict[str, list[str]] = {}
     for stored, episode in zip(stored_episodes(lake, ids), episodes, strict=True):
         found = [rows[stored.episode_id], *latent_hashes_of(stored, recipe, latents)]
-        if texts is not None:
-            found += texts.hashes_of(stored, _plan_of(episode))
+        for joined in texts:
+            found += joined.hashes_of(stored, _plan_of(episode))
         inputs[stored.episode_id] = found
     return content_hash(inputs)
 
@@ -193,15 +194,23 @@ def latents_of(lake: Lake, choice: LatentChoice | None, row_hashes: Collection[s
     }
 
 
-def texts_of(lake: Lake, recipe: BuildRecipe, row_hashes: Collection[str]) -> dict[str, Any] | None:
-    """Which encoder made the embeddings of a build, of prompts by which template, as JSON; None where there are none."""
-    if recipe.texts is None:
+def texts_of(lake: Lake, recipe: BuildRecipe, row_hashes: Mapping[str, Collection[str]]) -> dict[str, Any] | None:
+    """Which encoder made the embeddings of a build, of prompts by which template, as JSON; None where there are none.
+
+    ``row_hashes`` are by kind, as ``text_kinds`` names them. What single formats have instead of the rest is under ``formats``.
+    """
+    told = {name: _told_texts(lake, kind, row_hashes[name]) for name, kind in text_kinds(recipe).items()}
+    if not told:
         return None
-    name, _, _ = recipe.texts.encoder.partition("@")
+    main = told.pop("")
+    return {**main, "formats": told} if told else main
+
+
+def _told_texts(lake: Lake, kind: TextKind, row_hashes: Collection[str]) -> dict[str, Any]:
+    name, _, _ = kind.encoder.partition("@")
     columns = ["encoder", "encoder_fingerprint", "length", "dtype", "shape", "row_sha256"]
     condition = f"encoder = {quoted(name)} or encoder_fingerprint = {quoted(name)}"
-    wanted = set(row_hashes)
-    rows = [row for row in lake.rows("texts", columns, condition) if row["row_sha256"] in wanted]
+    rows = [row for row in lake.rows("texts", columns, condition) if row["row_sha256"] in row_hashes]
     kinds = {
         (row["encoder"], row["encoder_fingerprint"], row["length"], row["dtype"], row["shape"][-1]) for row in rows
     }
@@ -212,8 +221,8 @@ def texts_of(lake: Lake, recipe: BuildRecipe, row_hashes: Collection[str]) -> di
         "length": length,
         "dtype": dtype,
         "width": width,
-        "template": recipe.texts.template,
-        "steps": None if recipe.texts.steps is None else list(recipe.texts.steps),
-        "fields": dict(sorted(recipe.texts.fields.items())),
+        "template": kind.template,
+        "steps": None if kind.steps is None else list(kind.steps),
+        "fields": dict(sorted(kind.fields.items())),
         "prompts": len({row["row_sha256"] for row in rows}),
     }

@@ -8,16 +8,22 @@ from pipelines.prompts import fields_of, prompts_of, template_of
 from pipelines.rows import StoredEpisode
 from pipelines.text_rows import EMPTY, TextEmbedding, embeddings_of, text_hashes
 from schemas.errors import LakeError
-from schemas.release_choices import TextChoice
+from schemas.recipes import BuildRecipe
+from schemas.release_choices import TextKind
 
 MAX_KEPT = 256
 """Embeddings that a worker holds, since neighbours often have the same instruction; one of 512 x 4096 has 8 MB."""
 
 
-class BuildTexts:
-    """The embeddings that a build joins."""
+def text_kinds(recipe: BuildRecipe) -> dict[str, TextKind]:
+    """The kinds of embeddings that a build joins: that of "", and those that single formats have instead, by their names."""
+    return {} if recipe.texts is None else {"": recipe.texts, **dict(sorted(recipe.texts.formats.items()))}
 
-    def __init__(self, lake: Lake, choice: TextChoice) -> None:
+
+class BuildTexts:
+    """The embeddings of a kind that a build joins."""
+
+    def __init__(self, lake: Lake, choice: TextKind) -> None:
         """Raises RecipeError where the template is none."""
         self._lake, self._choice = lake, choice
         self._template = template_of(choice.template, choice.steps)

@@ -2,8 +2,8 @@
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipelines import registry
 from pipelines.action_chunks import ActionChunks, ChunkLayout
 from pipelines.action_plan import ActionPlan
-from pipelines.build_texts import BuildTexts
+from pipelines.build_texts import BuildTexts, text_kinds
 from pipelines.formats import BuiltEpisode, EpisodePlan, Format, GroupPlan, UnitPlan, UnitWriter
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, Origin, numbers_of
@@ -63,7 +63,7 @@ class BuildWorker:
         self._latents = latents
         self._formats = {name: cast(Format, registry.load("formats", name).FORMAT) for name in recipe.formats}
         self._pictures = StepPictures(self._lake, recipe)
-        self._texts = None if recipe.texts is None else BuildTexts(self._lake, recipe.texts)
+        self._texts = {name: BuildTexts(self._lake, kind) for name, kind in text_kinds(recipe).items()}
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
         """Writes one unit. Raises WamloomError where the lake is damaged: a planned index must never be left empty."""
@@ -90,7 +90,7 @@ class BuildWorker:
         lineage: list[pa.Table] = []
         for episode in plan.episodes:
             built, stored, numbers = self._built(plan, episode)
-            self._push(plan, built, stored, numbers, list(writers.values()))
+            self._push(plan, built, stored, numbers, writers)
             lineage.append(_lineage_table(plan.group.name, built, numbers, self._recipe))
         facts = {name: writer.close() for name, writer in writers.items()}
         path = corner.folder / LINEAGE / plan.group.name / f"{plan.file_index:05d}.parquet"
@@ -136,7 +136,7 @@ class BuildWorker:
             chunk_stops=windows.chunk_stops,
             selected=windows.selected if self._recipe.segments.is_set else None,
             latents=self._read_latents(stored) if self._latents else {},
-            embeddings=self._texts.embeddings_of(stored, plan) if self._texts else {},
+            embeddings=self._texts[""].embeddings_of(stored, plan) if self._texts else {},
             calibrations=self._calibrations(unit.group, stored),
             location=stored.location,
             source_key=stored.source_key,
@@ -168,17 +168,18 @@ class BuildWorker:
         built: BuiltEpisode,
         stored: StoredEpisode,
         numbers: EpisodeNumbers,
-        writers: Sequence[UnitWriter],
+        writers: Mapping[str, UnitWriter],
     ) -> None:
-        for writer in writers:
-            writer.begin(built)
+        for name, writer in writers.items():
+            own = self._texts.get(name)
+            writer.begin(built if own is None else replace(built, embeddings=own.embeddings_of(stored, built.plan)))
         for name, _, _ in unit.group.views:
             step = 0
             for chunk in self._pictures.of(stored, name, numbers.frames, np.arange(numbers.num_steps)):
-                for writer in writers:
+                for writer in writers.values():
                     writer.frames(name, step, chunk)
                 step += len(chunk)
-        for writer in writers:
+        for writer in writers.values():
             writer.end()
 
     def _read_latents(self, stored: StoredEpisode) -> dict[str, list[LatentClip]]:

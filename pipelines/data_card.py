@@ -196,7 +196,8 @@ def _encoded(manifest: Mapping[str, Any]) -> list[str]:
             f"{latents['leading_frames']} + {latents['temporal_stride']} k frames make 1 + k, {latents['normalization']}"
         )
         rows.append([text(latents["encoder"]), f"`{latents['encoder_fingerprint']}`", text(what)])
-    if (texts := manifest["texts"]) is not None:
+    joined = manifest["texts"]
+    for texts in [] if joined is None else [joined, *joined.get("formats", {}).values()]:
         what = f"{texts['prompts']:,} prompts by template {texts['template']}, {texts['length']} x {texts['width']}"
         rows.append([text(texts["encoder"]), f"`{texts['encoder_fingerprint']}`", text(what)])
     if not rows:

@@ -275,6 +275,9 @@ class BuildRecipe(_Frozen):
         odd = sorted(set(self.names.views) - set(VIEW_SLOTS))
         if odd and not self.views.canvas:
             raise ValueError(f"names.views names {odd[0]!r}, and views are {', '.join(VIEW_SLOTS)}")
+        others = sorted(set(self.texts.formats) - set(self.formats)) if self.texts else []
+        if others:
+            raise ValueError(f"texts.formats has {others[0]!r}, which is none of the formats {', '.join(self.formats)}")
         return self
 
 

@@ -82,8 +82,8 @@ class NamesRecipe(_Frozen):
         return next((slot for slot, name in self.views.items() if name == view), view)
 
 
-class TextChoice(_Frozen):
-    """Which embeddings of the lake's texts a build takes: those that ``wamloom texts`` made with the same choices."""
+class TextKind(_Frozen):
+    """A kind of embeddings of the lake's texts: those that ``wamloom texts`` made with the same choices."""
 
     encoder: str
     """By name, or as ``umt5@3f9c`` those of the encoder whose fingerprint begins so."""
@@ -102,6 +102,13 @@ class TextChoice(_Frozen):
         except UnicodeEncodeError as error:
             raise ValueError("there are bytes in it that are no UTF-8 text") from error
         return value
+
+
+class TextChoice(TextKind):
+    """Which embeddings a build takes."""
+
+    formats: dict[str, TextKind] = {}
+    """By format, of another kind than the rest of the build: trainers that read one folder may ask for other sentences."""
 
 
 class CtrlWorldRecipe(_Frozen):

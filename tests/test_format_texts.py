@@ -13,6 +13,7 @@ import torch
 from jobs import texts
 from jobs.options import TextsOptions
 from pipelines import registry
+from pipelines.build_latents import no_latents
 from pipelines.build_plan import plan_build
 from pipelines.build_stats import chunk_layout
 from pipelines.build_unit import BuildWorker
@@ -24,7 +25,7 @@ from pipelines.verify import verify_release
 from schemas.action_recipe import ActionRecipe
 from schemas.errors import RecipeError, ReleaseError
 from schemas.recipes import BuildRecipe, load_recipe
-from schemas.release_choices import TextChoice
+from schemas.release_choices import TextChoice, TextKind
 from schemas.text_recipe import TextRecipe
 from tests.chain import read_json, run_build, run_ingest, tables, write_short
 from tests.fake_build import FakeBuild, make_build, needs_of, write_build
@@ -175,6 +176,56 @@ def test_embeddings_of_the_lake_lie_beside_lerobot(tmp_path: Path) -> None:
     assert manifest["counts"]["gigaworld"] == {folder.name: {"samples": 2, "frames": 0, "episodes": 2}}
     (folder / "t5_embedding" / "episode_000001.pt").unlink()
     assert not verify_release(tmp_path / "release").ok
+
+
+def test_one_folder_has_the_texts_of_two_trainers(tmp_path: Path) -> None:
+    """FastWAM asks for a sentence of its own, of another length than what the other formats carry."""
+    run_ingest([write_short(tmp_path / "set")], tmp_path / "lake")
+    plain = TextRecipe(options={"length": 32})
+    for prompts in (plain, TextRecipe(template="fastwam", steps=(), options={"length": 24})):
+        assert texts.run(TextsOptions(str(tmp_path / "lake"), prompts, "", False, "inline")).exit_code == 0
+    own = TextKind(encoder="hashed", length=24, template="fastwam", steps=())
+    choice = TextChoice(encoder="hashed", length=32, formats={"fastwam": own})
+    recipe = BuildRecipe(formats=("lerobot_v21", "motus", "fastwam"), texts=choice, unit_frames=10)
+    run_build(tmp_path / "lake", tmp_path / "release", recipe)
+    (folder,) = (tmp_path / "release" / "lerobot_v21").iterdir()
+    lake = Lake.open(tmp_path / "lake")
+    tasks = {row["task"] for row in map(json.loads, (folder / "meta" / "tasks.jsonl").read_text().splitlines())}
+    assert tasks
+    for task in tasks:
+        context, mask = fastwam_context(folder, task, 24)
+        stored = embedding_of(lake, SENTENCE.format(task=task), "hashed", length=24, padded=False).values
+        assert torch.equal(context[mask], torch.from_numpy(stored).to(torch.bfloat16))
+    episodes = [json.loads(line) for line in (folder / "meta" / "episodes.jsonl").read_text().splitlines()]
+    for episode in episodes:
+        values = torch.load(folder / "t5_embedding" / f"episode_{episode['episode_index']:06d}.pt", map_location="cpu")
+        stored = embedding_of(lake, episode["tasks"][0], "hashed", length=32, padded=False).values
+        np.testing.assert_array_equal(values.numpy(), stored)
+    told = read_json(tmp_path / "release" / "manifest.json")["texts"]
+    kinds = [(kind["template"], kind["length"]) for kind in (told, told["formats"]["fastwam"])]
+    assert kinds == [("plain", 32), ("fastwam", 24)]
+    assert verify_release(tmp_path / "release", lake).ok
+
+
+def test_texts_of_a_format_that_is_not_built_are_an_error() -> None:
+    text = 'formats = ["lerobot_v21"]\ntexts = { encoder = "hashed", formats = { fastwam = { encoder = "hashed" } } }'
+    with pytest.raises(RecipeError, match=r"texts\.formats has 'fastwam', which is none of the formats lerobot_v21"):
+        load_recipe(BuildRecipe, text, "own.toml")
+
+
+@pytest.mark.parametrize("name", ["dreamzero", "fastwam", "gigaworld", "groot"])
+def test_statistics_of_chunks_are_of_those_that_begin_at_every_step(name: str) -> None:
+    path = RECIPES / f"{name}.toml"
+    assert load_recipe(BuildRecipe, path.read_text(), str(path)).sample_stride == 1
+
+
+@pytest.mark.parametrize(
+    ("rate", "command"), [("native/3", "frame_stride=3`"), ("5", "rate=5`"), ("native", "rate=native`")]
+)
+def test_the_hint_for_missing_latents_is_a_command_that_works(rate: str, command: str, tmp_path: Path) -> None:
+    recipe = BuildRecipe(content="both", encoder="wavelet", latent_rate=rate)
+    lake = Lake.create(tmp_path / "lake")
+    assert f"--set {command}" in no_latents("there are none in the lake", lake, recipe).hint
 
 
 def test_the_texts_of_a_lake_are_what_fastwam_and_motus_ask_for(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ class _FastWam:
 
 _HINT = (
     'make the embeddings with `wamloom texts --template fastwam --set steps=[]`, and set template = "fastwam" and '
-    "steps = [] under [texts]"
+    "steps = [] under [texts], or under [texts.formats.fastwam] where other formats carry other texts"
 )
 """Without steps, since the loader puts the task into its sentence as it stands."""
 
