@@ -421,11 +421,6 @@ def require_finished(folder: Path) -> Path:
     return path
 
 
-def json_bytes(value: Any) -> bytes:
-    """A JSON file for people and programs: equal values give equal bytes."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
 def json_lines(values: Iterable[Any]) -> bytes:
     """One JSON value a line. Readers split at newlines only, so other separators may stand in texts."""
     return b"".join(

@@ -30,7 +30,6 @@ from pipelines.lerobot_tables import (
     features,
     frames_per_second,
     group_stats,
-    json_bytes,
     json_lines,
     num_frames,
     num_rows,
@@ -44,7 +43,7 @@ from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, UnitPla
 from pipelines.release_texts import episode_file
 from pipelines.stats import QUANTILES
 from pipelines.stats_export import GEAR
-from pipelines.storage import write_durably
+from pipelines.storage import json_bytes, write_durably
 from pipelines.video_writer import VideoWriter
 from schemas.errors import ReleaseError
 from schemas.recipes import BuildRecipe

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.release_plan import BuiltEpisode, EpisodePlan, UnitPlan, UnitProgress
-from pipelines.storage import write_durably
+from pipelines.storage import json_bytes, write_durably
 from pipelines.text_rows import TextEmbedding
 from pipelines.torch_files import read_torch, tensor, write_torch
 from schemas.errors import RecipeError, ReleaseError
@@ -52,11 +52,6 @@ def told(embedding: TextEmbedding) -> dict[str, Any]:
         "dtype": embedding.dtype,
         "width": int(embedding.values.shape[1]),
     }
-
-
-def json_bytes(value: Any) -> bytes:
-    """``value`` as the bytes of an index file, equal for equal values."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def episode_file(episode_index: int) -> str:

@@ -3,9 +3,11 @@
 import contextlib
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from upath import UPath
 
@@ -127,6 +129,11 @@ def _partial(path: Path, data: bytes) -> Path:
         file.flush()
         os.fsync(file.fileno())
     return partial
+
+
+def json_bytes(value: Any) -> bytes:
+    """A JSON file for people and programs: equal values give equal bytes."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_durably(path: Path, data: bytes) -> None:

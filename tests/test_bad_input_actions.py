@@ -12,7 +12,7 @@ import pytest
 
 from jobs import verify
 from jobs.options import VerifyOptions
-from pipelines import build_plan
+from pipelines import build_groups
 from pipelines.build_plan import plan_build
 from pipelines.build_unit import BuildWorker
 from pipelines.lake import Lake
@@ -213,7 +213,7 @@ def test_a_clamp_without_end_is_refused() -> None:
     ],
 )
 def test_no_two_groups_share_a_name(datasets: list[str], names: list[str]) -> None:
-    found = build_plan._names(datasets)
+    found = build_groups.group_names(datasets)
     assert found == names
     assert len(set(found)) == len(found)
 

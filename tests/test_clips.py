@@ -300,7 +300,7 @@ def test_a_dry_run_measures_and_writes_nothing(lake: Path) -> None:
     answer = run_encode_options(EncodeOptions(str(lake), recipe, "", True, "inline"))
     assert answer.values["hours"] > 0
     assert answer.values["frames"] == 25
-    assert "by a short measurement" in answer.lines[1]
+    assert "of its own clips, decoded, encoded and committed" in answer.lines[1]
     assert before == sorted(path.name for path in lake.rglob("*"))
     run_encode(lake, recipe)
     again = run_encode_options(EncodeOptions(str(lake), recipe, "", True, "inline"))

@@ -150,7 +150,7 @@ def test_views_have_their_names_in_every_format(lake: Path, tmp_path: Path) -> N
     one, two = (tables(folder / "parquet" / name / "data") for folder in (named, plain))
     assert one["image_front_cam"].to_pylist()[3]["bytes"] == two["image_primary"].to_pylist()[3]["bytes"]
     assert lineage_of(named, name)["frame_id_front_cam"].equals(lineage_of(plain, name)["frame_id_primary"])
-    assert look_at_sample(named, 0, name).frames  # its walk back knows the name
+    assert look_at_sample(named, 0, "lerobot_v3", name).origin.frames  # its walk back knows the name
 
 
 def test_names_that_clash_are_refused(lake: Path) -> None:

@@ -31,7 +31,7 @@ from pipelines.formats import (
     planned_counts,
 )
 from pipelines.named_parts import first_actions, require_hdf5_texts, require_recorded
-from pipelines.storage import fsync_file, fsync_folder, write_durably
+from pipelines.storage import fsync_file, fsync_folder, json_bytes, write_durably
 from pipelines.text_rows import TextEmbedding
 from pipelines.torch_files import pickled_tensors
 from schemas.errors import RecipeError, ReleaseError
@@ -163,7 +163,7 @@ class _CosmosPolicy:
         episodes = [episode for unit, _ in units for episode in unit.episodes]
         statistics = _statistics(group, units)
         for split in sorted({episode.split for episode in episodes if is_demonstration(episode)} if statistics else ()):
-            write_durably(folder / "demos" / split / "dataset_statistics.json", _json(statistics))
+            write_durably(folder / "demos" / split / "dataset_statistics.json", json_bytes(statistics))
         described = {
             "format": self.name,
             "group": group.name,
@@ -172,7 +172,7 @@ class _CosmosPolicy:
             "files": {file_of(episode): episode.episode_id for episode in episodes},
             "success_unknown": [episode.episode_id for episode in episodes if episode.success is None],
         }
-        write_durably(folder / INDEX, _json(described))
+        write_durably(folder / INDEX, json_bytes(described))
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
@@ -264,10 +264,6 @@ def _statistics(group: GroupPlan, units: Sequence[tuple[UnitPlan, Mapping[str, A
             if len(values):
                 found[f"{name}_{statistic}"] = getattr(np, statistic)(values.astype(np.float64), axis=0).tolist()
     return found
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 FORMAT = _CosmosPolicy()

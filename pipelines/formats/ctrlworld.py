@@ -18,8 +18,8 @@ from pipelines.annotations import arm_numbers, check_arm, numbers_of_arm, sample
 from pipelines.formats import UnitWriter, describe_group
 from pipelines.latent_steps import clip_steps
 from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, Split, UnitPlan, UnitProgress
-from pipelines.release_texts import json_bytes, read_index, read_json
-from pipelines.storage import write_durably
+from pipelines.release_texts import read_index, read_json
+from pipelines.storage import json_bytes, write_durably
 from pipelines.torch_files import read_torch, tensor, write_torch
 from pipelines.video_writer import VideoWriter
 from schemas.errors import RecipeError, ReleaseError

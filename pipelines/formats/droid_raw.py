@@ -41,7 +41,7 @@ from pipelines.named_parts import (
     require_recorded,
 )
 from pipelines.rotations import convert
-from pipelines.storage import write_durably
+from pipelines.storage import json_bytes, write_durably
 from pipelines.video_writer import VideoWriter
 from schemas.episode import Calibration
 from schemas.errors import RecipeError, ReleaseError
@@ -181,8 +181,7 @@ class _DroidRaw:
             "cameras": {view: serial_of(role) for view, role in _roles(group, recipe).items()},
             "episodes": {folder_of(episode): episode.num_steps for unit, _ in units for episode in unit.episodes},
         }
-        text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        write_durably(folder / INDEX, (text + "\n").encode())
+        write_durably(folder / INDEX, json_bytes(described))
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:

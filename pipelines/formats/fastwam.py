@@ -15,9 +15,9 @@ import numpy as np
 from pipelines.formats import UnitWriter
 from pipelines.prompts import TEMPLATES, prompts_of, template_of
 from pipelines.release_plan import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress
-from pipelines.release_texts import check_texts, embedding_of, json_bytes, padded, read_index, told
+from pipelines.release_texts import check_texts, embedding_of, padded, read_index, told
 from pipelines.stats_export import fastwam_dataset_stats
-from pipelines.storage import write_durably
+from pipelines.storage import json_bytes, write_durably
 from pipelines.text_rows import prompt_sha256
 from pipelines.torch_files import flags, read_torch, tensor, write_torch
 from schemas.action_recipe import ActionRecipe

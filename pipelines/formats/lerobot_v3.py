@@ -28,7 +28,6 @@ from pipelines.lerobot_tables import (
     features,
     frames_per_second,
     group_stats,
-    json_bytes,
     num_frames,
     num_rows,
     require_finished,
@@ -36,7 +35,7 @@ from pipelines.lerobot_tables import (
     video_key,
 )
 from pipelines.stats import QUANTILES
-from pipelines.storage import fsync_file, fsync_folder, write_durably
+from pipelines.storage import fsync_file, fsync_folder, json_bytes, write_durably
 from pipelines.video_writer import VideoWriter
 from schemas.latent import LatentClip
 from schemas.recipes import BuildRecipe

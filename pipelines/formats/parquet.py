@@ -24,7 +24,7 @@ from pipelines.formats import (
     describe_group,
     planned_counts,
 )
-from pipelines.storage import fsync_file, fsync_folder, write_durably
+from pipelines.storage import fsync_file, fsync_folder, json_bytes, write_durably
 from schemas.errors import ReleaseError
 from schemas.recipes import BuildRecipe
 
@@ -164,8 +164,7 @@ class _Parquet:
             "num_episodes": group.num_episodes,
             "files": [{"file": _file_name(unit), "rows": facts["rows"]} for unit, facts in units],
         }
-        text = json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        write_durably(folder / INDEX, (text + "\n").encode())
+        write_durably(folder / INDEX, json_bytes(index))
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:

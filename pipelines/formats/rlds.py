@@ -27,7 +27,7 @@ from pipelines.formats import (
     planned_counts,
 )
 from pipelines.named_parts import NamedPart, named_parts, require_pictures, require_recorded
-from pipelines.storage import fsync_file, fsync_folder, write_durably
+from pipelines.storage import fsync_file, fsync_folder, json_bytes, write_durably
 from pipelines.tfds_features import ExampleReader, Feature, parse_example, parse_features
 from pipelines.tfrecord import framed, read_payload, scan_shard
 from schemas.errors import CorruptEpisode, MissingFile, ReleaseError, SourceError
@@ -171,9 +171,9 @@ class _Rlds:
         for unit, _ in units:
             for episode in unit.episodes:
                 described["episodes"][episode.split].append(episode.episode_id)
-        write_durably(root / "wamloom.json", _json(described))
-        write_durably(root / "features.json", _json(_described(_features(group, recipe))))
-        write_durably(root / INFO, _json(_info(group, units)))
+        write_durably(root / "wamloom.json", json_bytes(described))
+        write_durably(root / "features.json", json_bytes(_described(_features(group, recipe))))
+        write_durably(root / INFO, json_bytes(_info(group, units)))
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
@@ -325,10 +325,6 @@ def _info(group: GroupPlan, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]])
 def _jpeg(frame: np.ndarray) -> bytes:
     pixels = np.ascontiguousarray(frame)
     return bytes(simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY, colorspace="RGB", colorsubsampling="444"))
-
-
-def _json(value: Any) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 FORMAT = _Rlds()

@@ -28,7 +28,7 @@ from pipelines.formats import (
     planned_counts,
 )
 from pipelines.resample import TOLERANCE_NS
-from pipelines.storage import fsync_file, fsync_folder, write_durably
+from pipelines.storage import fsync_file, fsync_folder, json_bytes, write_durably
 from pipelines.windows import latent_spans
 from schemas.errors import ReleaseError
 from schemas.latent import LatentClip
@@ -175,8 +175,7 @@ class _WebDataset:
                 {"file": f"shard-{unit.file_index:06d}.tar", "samples": facts["samples"]} for unit, facts in units
             ],
         }
-        text = json.dumps(index, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        write_durably(folder / "index.json", (text + "\n").encode())
+        write_durably(folder / "index.json", json_bytes(index))
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:

@@ -7,7 +7,6 @@ action is the first step of the recipe's chunk at each step. UWM masks nothing: 
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from pipelines.named_parts import (
     require_pictures,
     require_recorded,
 )
-from pipelines.storage import write_durably
+from pipelines.storage import json_bytes, write_durably
 from pipelines.zarr_store import ZarrArray, compressed, open_array, read_array, read_chunk, write_array, write_group
 from schemas.errors import ReleaseError
 from schemas.recipes import BuildRecipe
@@ -133,8 +132,7 @@ class _Zarr:
             "observation": {name: list(part.names) for name, part in _parts(group).items()},
             "episodes": stores,
         }
-        text = json.dumps(described, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-        write_durably(folder / INDEX, (text + "\n").encode())
+        write_durably(folder / INDEX, json_bytes(described))
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
