@@ -162,7 +162,8 @@ def _check_prompts(group: GroupPlan, recipe: BuildRecipe) -> None:
         )
     if recipe.texts is None:
         return
-    template = template_of(recipe.texts.template, recipe.texts.steps)
+    kind = recipe.texts.formats.get("fastwam", recipe.texts)
+    template = template_of(kind.template, kind.steps)
     if template.text != TEMPLATES["fastwam"].text:
         raise RecipeError(
             "the embeddings would be of other prompts than FastWAM asks for", "texts", _HINT, "other_prompt"
