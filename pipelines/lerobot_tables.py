@@ -8,13 +8,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.image_stats import color_levels, image_stats, no_levels, sampled_steps, weighted_stats
 from pipelines.parts import parts_of
@@ -386,39 +383,6 @@ def check_planned(group: GroupPlan, units: Sequence[UnitPlan]) -> None:
             "plan the build again",
             "off_plan",
         )
-
-
-def num_rows(path: Path) -> int:
-    """Rows of a Parquet file, read whole. Raises ReleaseError where it cannot be."""
-    try:
-        return int(pq.read_table(path, page_checksum_verification=True).num_rows)
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path, error) from error
-
-
-def num_frames(path: Path) -> int:
-    """Frames of a video, without those that its end cuts short. Raises ReleaseError where it cannot be read."""
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise OSError("it holds no video")
-            # a packet that the end of a file cuts short is marked corrupt
-            return sum(p.pts is not None and not p.is_corrupt for p in container.demux(video=0))
-    except (av.FFmpegError, OSError) as error:
-        raise unreadable(path, error) from error
-
-
-def unreadable(path: Path, error: object) -> ReleaseError:
-    """The error of a file that cannot be read back."""
-    return ReleaseError(f"cannot be read back: {error}", str(path), "build it again", "unreadable")
-
-
-def require_finished(folder: Path) -> Path:
-    """``meta/info.json``, which comes last. Raises ReleaseError where it is not there."""
-    path = folder / "meta/info.json"
-    if not path.exists():
-        raise ReleaseError("no meta/info.json: this release was never finished", str(folder), "build it again")
-    return path
 
 
 def json_lines(values: Iterable[Any]) -> bytes:

@@ -31,14 +31,11 @@ from pipelines.lerobot_tables import (
     frames_per_second,
     group_stats,
     json_lines,
-    num_frames,
-    num_rows,
-    require_finished,
     splits,
-    unreadable,
     video_key,
 )
 from pipelines.named_parts import require_pictures
+from pipelines.read_back import finished, num_frames, num_rows, unreadable
 from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress, planned_counts
 from pipelines.release_texts import episode_file
 from pipelines.stats import QUANTILES
@@ -181,7 +178,7 @@ class LeRobotV2:
 
     def count(self, folder: Path) -> Mapping[str, int]:
         """See ``formats.Format``: as its readers do, by the episodes that are listed."""
-        info = json.loads(require_finished(folder).read_bytes())
+        info = json.loads(finished(folder / "meta/info.json").read_bytes())
         for name, total in (_LINES | {"step_filter": "total_episodes"}).items():
             path = folder / f"meta/{name}.jsonl"
             if name == "episodes_stats" and info["codebase_version"] == "v2.0":

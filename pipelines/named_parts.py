@@ -6,13 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipelines.parts import Part, parts_of
-from pipelines.release_plan import GroupPlan
+from pipelines.release_plan import BuiltEpisode, GroupPlan
 from pipelines.rotations import convert
 from schemas.embodiment import Channel, Gripper
 from schemas.errors import RecipeError
 from schemas.recipes import BuildRecipe
 
 _NAMES = {"pose": "cartesian_position", "joints": "joint_position"}
+_STEPS_AT_ONCE = 1024
+"""Whose chunks are made at a time."""
 CARTESIAN, JOINTS, GRIPPER = "cartesian_position", "joint_position", "gripper_position"
 
 
@@ -115,6 +117,10 @@ def require_hdf5_texts(group: GroupPlan, whose: str) -> None:
         )
 
 
-def first_actions(chunks: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [T, W] and bool [T]: the first step of each chunk [T, H, W], [T, H], for trainers that make chunks."""
-    return np.ascontiguousarray(chunks[:, 0], dtype=np.float32), np.ascontiguousarray(mask[:, 0])
+def first_actions(episode: BuiltEpisode) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [T, W] and bool [T] of what counts: the first step of the chunk at each step, for trainers that make chunks."""
+    num = episode.plan.num_steps
+    blocks = [np.arange(at, min(at + _STEPS_AT_ONCE, num)) for at in range(0, num, _STEPS_AT_ONCE)]
+    # copies, since a part of a block would keep all of it
+    firsts = [(chunks[:, 0].copy(), mask[:, 0].copy()) for chunks, mask in map(episode.chunks.at, blocks)]
+    return np.concatenate([values for values, _ in firsts]), np.concatenate([mask for _, mask in firsts])

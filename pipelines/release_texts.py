@@ -1,13 +1,13 @@
 """Embeddings of instructions as files of a release, for the formats that carry them: found, checked, written, counted."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.release_plan import BuiltEpisode, EpisodePlan, UnitPlan, UnitProgress
+from pipelines.read_back import read_index, unreadable
+from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress
 from pipelines.storage import json_bytes, write_durably
 from pipelines.text_rows import TextEmbedding
 from pipelines.torch_files import read_torch, tensor, write_torch
@@ -107,59 +107,52 @@ class EpisodeTexts:
         return {"episodes": self._rows}
 
 
-def finish_episode_texts(
-    name: str, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]], folder: Path
-) -> Mapping[str, int]:
-    """Writes the index of the embeddings of all episodes, and returns what ``count_episode_texts`` must find.
+class EpisodeTextsFormat:
+    """A format that adds to the folders of another the embedding of each episode's instruction, and an index of them."""
 
-    ``other_texts`` of an episode are instructions of some of its steps: a trainer that reads one embedding for each episode
-    never sees them.
-    """
-    rows = [row for _, facts in units for row in facts["episodes"]]
-    planned = sum(len(unit.episodes) for unit, _ in units)
-    if len(rows) != planned:
-        raise ReleaseError(f"{len(rows)} of {planned} episodes have a text", str(folder), "build again", "off_plan")
-    index = {
-        "format": name,
-        "episodes": rows,
-        "num_with_other_texts": sum(1 for row in rows if row["other_texts"]),
-    }
-    write_durably(folder / EPISODE_INDEX, json_bytes(index))
-    return {"samples": len(rows), "frames": 0, "episodes": len(rows)}
+    windowed = False
 
+    def __init__(self, name: str, beside: str) -> None:
+        self.name, self.beside = name, beside
 
-def count_episode_texts(folder: Path) -> Mapping[str, int]:
-    """Embeddings found by reading every file. Raises ReleaseError for one that is damaged or not what the index says."""
-    index = read_index(folder / EPISODE_INDEX)
-    by_file = {row["file"]: row for row in index["episodes"]}
-    found = 0
-    for path in sorted((folder / EPISODE_TEXTS).glob("*.pt")):
-        values = read_torch(path)
-        row = by_file.get(path.relative_to(folder).as_posix())
-        if row is None or tuple(getattr(values, "shape", ())) != (row["num_tokens"], row["width"]):
-            raise ReleaseError(
-                "it is not the embedding that the index tells of", str(path), "build it again", "unreadable"
-            )
-        found += 1
-    return {"samples": found, "frames": 0, "episodes": found}
+    def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> EpisodeTexts:
+        """See ``formats.Format``."""
+        return EpisodeTexts(unit, recipe, folder, self.name)
 
+    def finish(
+        self,
+        group: GroupPlan,  # noqa: ARG002 - of the protocol
+        recipe: BuildRecipe,  # noqa: ARG002 - of the protocol
+        units: Sequence[tuple[UnitPlan, Mapping[str, Any]]],
+        folder: Path,
+    ) -> Mapping[str, int]:
+        """Writes the index. ``other_texts`` of an episode are instructions of some of its steps: a trainer that reads one
+        embedding for each episode never sees them.
+        """
+        rows = [row for _, facts in units for row in facts["episodes"]]
+        planned = sum(len(unit.episodes) for unit, _ in units)
+        if len(rows) != planned:
+            raise ReleaseError(f"{len(rows)} of {planned} episodes have a text", str(folder), "build again", "off_plan")
+        index = {
+            "format": self.name,
+            "episodes": rows,
+            "num_with_other_texts": sum(1 for row in rows if row["other_texts"]),
+        }
+        write_durably(folder / EPISODE_INDEX, json_bytes(index))
+        return {"samples": len(rows), "frames": 0, "episodes": len(rows)}
 
-def read_index(path: Path) -> dict[str, Any]:
-    """A format's index file, which comes last. Raises ReleaseError where there is none, or it is damaged."""
-    if not path.exists():
-        raise ReleaseError(f"no {path.name}: this release was never finished", str(path.parent), "build it again")
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ReleaseError("cannot be read back: it is no JSON object", str(path), "build it again", "unreadable")
-    return found
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file of a release. Raises ReleaseError where it is damaged."""
-    try:
-        return json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise ReleaseError(f"cannot be read back: {error}", str(path), "build it again", "unreadable") from error
+    def count(self, folder: Path) -> Mapping[str, int]:
+        """Embeddings found by reading every file. Raises ReleaseError for one that is damaged or not what the index says."""
+        index = read_index(folder / EPISODE_INDEX)
+        by_file = {row["file"]: row for row in index["episodes"]}
+        found = 0
+        for path in sorted((folder / EPISODE_TEXTS).glob("*.pt")):
+            values = read_torch(path)
+            row = by_file.get(path.relative_to(folder).as_posix())
+            if row is None or tuple(getattr(values, "shape", ())) != (row["num_tokens"], row["width"]):
+                raise unreadable(path, "it is not the embedding that the index tells of")
+            found += 1
+        return {"samples": found, "frames": 0, "episodes": found}
 
 
 def padded(embedding: TextEmbedding) -> tuple[np.ndarray, np.ndarray]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.read_back import unreadable
 from pipelines.storage import write_durably
-from schemas.errors import ReleaseError
 from schemas.text_recipe import TextDtype
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def read_torch(path: Path) -> Any:
         if damaged is None:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (zipfile.BadZipFile, pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError) as error:
-        raise ReleaseError(f"cannot be read back: {error}", str(path), "build it again", "unreadable") from error
-    raise ReleaseError(f"cannot be read back: {damaged} in it is damaged", str(path), "build it again", "unreadable")
+        raise unreadable(path, error) from error
+    raise unreadable(path, f"{damaged} in it is damaged")
 
 
 def pickled_tensors(values: Mapping[str, np.ndarray], dtype: TextDtype) -> bytes:

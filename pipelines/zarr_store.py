@@ -11,8 +11,8 @@ from typing import Any
 import imagecodecs
 import numpy as np
 
+from pipelines.read_back import unreadable
 from pipelines.storage import write_durably
-from schemas.errors import ReleaseError
 
 BLOSC = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 0, "blocksize": 0}
 _HEADER = struct.Struct("<4xIII")
@@ -103,7 +103,7 @@ def open_array(folder: Path) -> ZarrArray:
         if said["compressor"] != BLOSC or array.shape[1:] != array.chunks[1:] or array.dtype.kind not in "biuf":
             raise ValueError("it is not of the kind that is written here")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(path, str(error)) from error
+        raise unreadable(path, error) from error
     return array
 
 
@@ -119,7 +119,7 @@ def read_chunk(folder: Path, array: ZarrArray, number: int) -> np.ndarray:
         values = np.frombuffer(imagecodecs.blosc_decode(data), dtype=array.dtype)
         return values.reshape(array.chunks)
     except (OSError, ValueError, struct.error, RuntimeError) as error:
-        raise _unreadable(path, str(error)) from error
+        raise unreadable(path, error) from error
 
 
 def read_array(folder: Path) -> np.ndarray:
@@ -133,10 +133,6 @@ def read_array(folder: Path) -> np.ndarray:
 def to_json(value: Any) -> bytes:
     """As zarr writes its metadata."""
     return json.dumps(value, indent=4, sort_keys=True, ensure_ascii=True, allow_nan=False).encode()
-
-
-def _unreadable(path: Path, why: str) -> ReleaseError:
-    return ReleaseError(f"cannot be read back: {why}", str(path), "build it again", "unreadable")
 
 
 __all__: Sequence[str] = (

@@ -31,6 +31,7 @@ from pipelines.formats import (
     planned_counts,
 )
 from pipelines.named_parts import first_actions, require_hdf5_texts, require_recorded
+from pipelines.read_back import finished, unreadable
 from pipelines.storage import fsync_file, fsync_folder, json_bytes, write_durably
 from pipelines.text_rows import TextEmbedding
 from pipelines.torch_files import pickled_tensors
@@ -42,7 +43,6 @@ TOKENS, WIDTH = 512, 1024
 """Of an embedding of T5-XXL's little brother t5-11b, as Cosmos reads it."""
 _ENDING = "_demo.hdf5"
 _ZLIB_LEVEL = 4
-_STEPS_AT_ONCE = 1024
 _README = """t5_embeddings.pkl is a Python pickle, because Cosmos Policy reads nothing else. Opening a pickle runs
 whatever code is in it: open this one only if its SHA-256 is the one in manifest.json, and never open one of unknown origin.
 t5_embeddings.safetensors holds the same tensors and runs nothing; its metadata say which instruction each key is.
@@ -78,7 +78,7 @@ class _CosmosUnit:
         self._file = h5py.File(self._path.with_suffix(".partial"), "w", libver=("earliest", "v110"))
         demo = is_demonstration(plan)
         root = "data/demo_0/" if demo else ""
-        actions, counts = _actions(episode)
+        actions, counts = first_actions(episode)
         self._add(f"{root}actions", actions)
         self._add(f"{root}robot_states" if demo else "proprio", episode.proprio)
         self._add("wamloom/valid", counts & episode.valid)
@@ -176,8 +176,7 @@ class _CosmosPolicy:
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
-        if not (folder / INDEX).exists():
-            raise ReleaseError(f"no {INDEX}: this release was never finished", str(folder), "build it again")
+        finished(folder / INDEX)
         found = {"samples": 0, "frames": 0, "episodes": 0}
         for path in sorted([*folder.rglob("*.hdf5"), *folder.rglob("*.safetensors")]):
             try:
@@ -194,9 +193,7 @@ class _CosmosPolicy:
                     file["wamloom/valid"][:]
                     found["episodes"] += 1
             except (OSError, RuntimeError, LookupError, ValueError, safetensors.SafetensorError) as error:
-                raise ReleaseError(
-                    f"cannot be read back: {error}", str(path), "build it again", "unreadable"
-                ) from error
+                raise unreadable(path, error) from error
         return found
 
 
@@ -236,14 +233,6 @@ def _views(group: GroupPlan, recipe: BuildRecipe) -> dict[str, tuple[str, str]]:
             "no_view",
         )
     return {view: known[slot] for view, slot in slots.items()}
-
-
-def _actions(episode: BuiltEpisode) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [T, W], and bool [T] of those that count."""
-    num = episode.plan.num_steps
-    starts = range(0, num, _STEPS_AT_ONCE)
-    parts = [first_actions(*episode.chunks.at(np.arange(at, min(at + _STEPS_AT_ONCE, num)))) for at in starts]
-    return np.concatenate([values for values, _ in parts]), np.concatenate([mask for _, mask in parts])
 
 
 def _padded(path: Path) -> np.ndarray:

@@ -13,9 +13,9 @@ from typing import Any
 from numpy import ndarray
 
 from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress, UnitWriter, describe_group
-from pipelines.lerobot_tables import num_frames
 from pipelines.pickle_files import pickled_arrays
-from pipelines.release_texts import check_texts, embedding_of, episode_text, read_index, told
+from pipelines.read_back import num_frames, read_index
+from pipelines.release_texts import check_texts, embedding_of, episode_text, told
 from pipelines.storage import json_bytes, write_durably
 from pipelines.video_writer import VideoWriter
 from schemas.errors import RecipeError, ReleaseError

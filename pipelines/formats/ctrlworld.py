@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 
 from pipelines.annotations import arm_numbers, check_arm, numbers_of_arm, sample_frames, samples_json
 from pipelines.formats import UnitWriter, describe_group
 from pipelines.latent_steps import clip_steps
+from pipelines.read_back import num_frames, read_index, read_json
 from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, Split, UnitPlan, UnitProgress
-from pipelines.release_texts import read_index, read_json
 from pipelines.storage import json_bytes, write_durably
 from pipelines.torch_files import read_torch, tensor, write_torch
 from pipelines.video_writer import VideoWriter
@@ -211,7 +210,7 @@ class _CtrlWorld:
             for path in sorted((folder / "annotation" / split).glob("*.json")):
                 facts = read_index(path)
                 lengths[facts["episode_id"]] = facts["video_length"]
-                frames += sum(_count_frames(folder / one["video_path"]) for one in facts["videos"])
+                frames += sum(num_frames(folder / one["video_path"]) for one in facts["videos"])
                 for one in facts.get("latent_videos", ()):
                     if len(read_torch(folder / one["latent_video_path"])) != facts["video_length"]:
                         raise ReleaseError(
@@ -236,17 +235,6 @@ def _video(plan: EpisodePlan, camera: int) -> str:
 
 def _latent(plan: EpisodePlan, camera: int) -> str:
     return f"latent_videos/{plan.split}/{plan.episode_index}/{camera}.pt"
-
-
-def _count_frames(path: Path) -> int:
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                return 0  # nothing is left of it but its head
-            # a packet that the end of a file cuts short is marked corrupt
-            return sum(packet.pts is not None and not packet.is_corrupt for packet in container.demux(video=0))
-    except (av.FFmpegError, OSError) as error:
-        raise ReleaseError(f"cannot be read back: {error}", str(path), "build it again", "unreadable") from error
 
 
 FORMAT = _CtrlWorld()

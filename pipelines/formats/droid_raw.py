@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import av
 import h5py
 import numpy as np
 
@@ -40,11 +39,12 @@ from pipelines.named_parts import (
     require_parts,
     require_recorded,
 )
+from pipelines.read_back import finished, num_frames, unreadable
 from pipelines.rotations import convert
 from pipelines.storage import json_bytes, write_durably
 from pipelines.video_writer import VideoWriter
 from schemas.episode import Calibration
-from schemas.errors import RecipeError, ReleaseError
+from schemas.errors import RecipeError
 from schemas.recipes import BuildRecipe
 from schemas.slot_layout import RotationKind
 from schemas.time import parse_rate
@@ -185,8 +185,7 @@ class _DroidRaw:
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
-        if not (folder / INDEX).exists():
-            raise ReleaseError(f"no {INDEX}: this release was never finished", str(folder), "build it again")
+        finished(folder / INDEX)
         found = {"samples": 0, "frames": 0, "episodes": 0}
         for path in sorted(folder.rglob(ROWS)):
             try:
@@ -196,13 +195,9 @@ class _DroidRaw:
                 (metadata,) = path.parent.glob("metadata_*.json")
                 json.loads(metadata.read_bytes())
                 for video in sorted((path.parent / VIDEOS).glob("*.mp4")):
-                    with av.open(str(video)) as container:
-                        # a packet that the end of a file cuts short is marked corrupt
-                        found["frames"] += sum(p.pts is not None and not p.is_corrupt for p in container.demux(video=0))
-            except (OSError, RuntimeError, LookupError, ValueError, av.FFmpegError) as error:
-                raise ReleaseError(
-                    f"cannot be read back: {error}", str(path), "build it again", "unreadable"
-                ) from error
+                    found["frames"] += num_frames(video)
+            except (OSError, RuntimeError, LookupError, ValueError) as error:
+                raise unreadable(path, error) from error
             found["episodes"] += 1
             found["samples"] += steps
         return found

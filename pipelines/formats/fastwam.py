@@ -14,8 +14,9 @@ import numpy as np
 
 from pipelines.formats import UnitWriter
 from pipelines.prompts import TEMPLATES, prompts_of, template_of
+from pipelines.read_back import read_index
 from pipelines.release_plan import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress
-from pipelines.release_texts import check_texts, embedding_of, padded, read_index, told
+from pipelines.release_texts import check_texts, embedding_of, padded, told
 from pipelines.stats_export import fastwam_dataset_stats
 from pipelines.storage import json_bytes, write_durably
 from pipelines.text_rows import prompt_sha256

@@ -28,12 +28,10 @@ from pipelines.lerobot_tables import (
     features,
     frames_per_second,
     group_stats,
-    num_frames,
-    num_rows,
-    require_finished,
     splits,
     video_key,
 )
+from pipelines.read_back import finished, num_frames, num_rows
 from pipelines.stats import QUANTILES
 from pipelines.storage import fsync_file, fsync_folder, json_bytes, write_durably
 from pipelines.video_writer import VideoWriter
@@ -171,7 +169,7 @@ class _LeRobotV3:
         return planned_counts(group, recipe, plans, self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
-        require_finished(folder)
+        finished(folder / "meta/info.json")
         num_rows(folder / "meta/tasks.parquet")
         return {
             "samples": sum(map(num_rows, sorted((folder / "data").rglob("*.parquet")))),

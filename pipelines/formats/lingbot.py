@@ -15,8 +15,9 @@ import numpy as np
 
 from pipelines.formats import UnitWriter
 from pipelines.latent_steps import clip_steps
+from pipelines.read_back import read_index
 from pipelines.release_plan import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress
-from pipelines.release_texts import check_texts, embedding_of, read_index, told
+from pipelines.release_texts import check_texts, embedding_of, told
 from pipelines.storage import json_bytes, write_durably
 from pipelines.text_rows import EMPTY
 from pipelines.torch_files import read_torch, tensor, write_torch

@@ -6,35 +6,7 @@ file by ``t5_embedding_path`` of ``meta/episodes.jsonl``, relative to the folder
 ``language_embedding`` would win over both.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from pipelines.formats import Format
+from pipelines.release_texts import EpisodeTextsFormat
 
-from pipelines.formats import UnitWriter
-from pipelines.release_plan import GroupPlan, UnitPlan
-from pipelines.release_texts import EpisodeTexts, count_episode_texts, finish_episode_texts
-from schemas.recipes import BuildRecipe
-
-
-class _Motus:
-    name = "motus"
-    beside = "lerobot_v21"
-    windowed = False
-
-    def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
-        return EpisodeTexts(unit, recipe, folder, self.name)
-
-    def finish(
-        self,
-        group: GroupPlan,  # noqa: ARG002 - of the protocol
-        recipe: BuildRecipe,  # noqa: ARG002 - of the protocol
-        units: Sequence[tuple[UnitPlan, Mapping[str, Any]]],
-        folder: Path,
-    ) -> Mapping[str, int]:
-        return finish_episode_texts(self.name, units, folder)
-
-    def count(self, folder: Path) -> Mapping[str, int]:
-        return count_episode_texts(folder)
-
-
-FORMAT = _Motus()
+FORMAT: Format = EpisodeTextsFormat("motus", beside="lerobot_v21")

@@ -24,6 +24,7 @@ from pipelines.formats import (
     describe_group,
     planned_counts,
 )
+from pipelines.read_back import finished, unreadable
 from pipelines.storage import fsync_file, fsync_folder, json_bytes, write_durably
 from schemas.errors import ReleaseError
 from schemas.recipes import BuildRecipe
@@ -168,8 +169,7 @@ class _Parquet:
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
-        if not (folder / INDEX).exists():
-            raise ReleaseError(f"no {INDEX}: this release was never finished", str(folder), "build it again")
+        finished(folder / INDEX)
         samples, frames, episodes = 0, 0, set()
         for path in sorted(folder.glob("data/*.parquet")):
             try:
@@ -180,9 +180,7 @@ class _Parquet:
                     episodes |= set(batch["episode_id"].to_pylist())
                     frames += sum(batch.num_rows - batch[name].field("bytes").null_count for name in names)
             except (pa.ArrowException, OSError) as error:
-                raise ReleaseError(
-                    f"cannot be read back: {error}", str(path), "build it again", "unreadable"
-                ) from error
+                raise unreadable(path, error) from error
         return {"samples": samples, "frames": frames, "episodes": len(episodes)}
 
 

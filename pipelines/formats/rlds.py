@@ -26,7 +26,8 @@ from pipelines.formats import (
     describe_group,
     planned_counts,
 )
-from pipelines.named_parts import NamedPart, named_parts, require_pictures, require_recorded
+from pipelines.named_parts import NamedPart, first_actions, named_parts, require_pictures, require_recorded
+from pipelines.read_back import finished, unreadable
 from pipelines.storage import fsync_file, fsync_folder, json_bytes, write_durably
 from pipelines.tfds_features import ExampleReader, Feature, parse_example, parse_features
 from pipelines.tfrecord import framed, read_payload, scan_shard
@@ -39,8 +40,6 @@ JPEG_QUALITY = 95
 INFO = "dataset_info.json"
 MAX_RECORD_BYTES = (1 << 31) - 1
 """A protocol buffer cannot be larger."""
-_STEPS_AT_ONCE = 1024
-"""Whose chunks are made at a time."""
 _TEXTS = ("language_instruction", "language_instruction_2", "language_instruction_3")
 
 
@@ -111,30 +110,28 @@ class _RldsUnit:
         proprio = {"state": episode.proprio} if episode.proprio.shape[1] else {}
         proprio |= {name: part.of(episode.proprio) for name, part in self._proprio.items()}
         action = {name: part.of(episode.action) for name, part in self._action.items()}
-        for first in range(0, plan.num_steps, _STEPS_AT_ONCE):
-            some: np.ndarray = np.arange(first, min(first + _STEPS_AT_ONCE, plan.num_steps))
-            chunks, masks = episode.chunks.at(some)
-            for step, chunk, mask in zip(some.tolist(), chunks, masks, strict=True):
-                # a file is stored as it is; an array would be encoded by TensorFlow
-                shown: dict[str, Any] = {view: io.BytesIO(jpegs[step]) for view, jpegs in self._jpegs.items()}
-                seen = shown | {name: part[step] for name, part in proprio.items()}
-                values: dict[str, Any] = {
-                    "action": chunk[0],
-                    "discount": np.float32(1),
-                    "reward": np.float32(step == last and bool(plan.success)),
-                    "is_first": step == 0,
-                    "is_last": step == last,
-                    "is_terminal": step == last,
-                    "valid": bool(episode.valid[step] and mask[0]),
-                    **dict(zip(_TEXTS, _texts(plan, step), strict=True)),
-                }
-                if seen:
-                    values["observation"] = seen
-                if action:
-                    values["action_dict"] = {name: part[step] for name, part in action.items()}
-                if episode.selected is not None:
-                    values["selected"] = bool(episode.selected[step])
-                yield values
+        actions, counts = first_actions(episode)
+        for step in range(plan.num_steps):
+            # a file is stored as it is; an array would be encoded by TensorFlow
+            shown: dict[str, Any] = {view: io.BytesIO(jpegs[step]) for view, jpegs in self._jpegs.items()}
+            seen = shown | {name: part[step] for name, part in proprio.items()}
+            values: dict[str, Any] = {
+                "action": actions[step],
+                "discount": np.float32(1),
+                "reward": np.float32(step == last and bool(plan.success)),
+                "is_first": step == 0,
+                "is_last": step == last,
+                "is_terminal": step == last,
+                "valid": bool(episode.valid[step] and counts[step]),
+                **dict(zip(_TEXTS, _texts(plan, step), strict=True)),
+            }
+            if seen:
+                values["observation"] = seen
+            if action:
+                values["action_dict"] = {name: part[step] for name, part in action.items()}
+            if episode.selected is not None:
+                values["selected"] = bool(episode.selected[step])
+            yield values
 
 
 class _Rlds:
@@ -178,8 +175,7 @@ class _Rlds:
 
     def count(self, folder: Path) -> Mapping[str, int]:
         root = folder / VERSION
-        if not (root / INFO).exists():
-            raise ReleaseError(f"no {INFO}: this release was never finished", str(folder), "build it again")
+        finished(root / INFO)
         found = {"samples": 0, "frames": 0, "episodes": 0}
         try:
             info = json.loads((root / INFO).read_bytes())
@@ -197,7 +193,7 @@ class _Rlds:
                         for name, number in _record_counts(payload, features, str(path)).items():
                             found[name] += number
         except (CorruptEpisode, MissingFile, SourceError, ValueError, KeyError, TypeError, OSError) as error:
-            raise ReleaseError(f"cannot be read back: {error}", str(root), "build it again", "unreadable") from error
+            raise unreadable(root, error) from error
         return found
 
 

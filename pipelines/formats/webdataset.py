@@ -27,6 +27,7 @@ from pipelines.formats import (
     describe_group,
     planned_counts,
 )
+from pipelines.read_back import finished, unreadable
 from pipelines.resample import TOLERANCE_NS
 from pipelines.storage import fsync_file, fsync_folder, json_bytes, write_durably
 from pipelines.windows import latent_spans
@@ -179,8 +180,7 @@ class _WebDataset:
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
-        if not (folder / "index.json").exists():
-            raise ReleaseError("no index.json: this release was never finished", str(folder), "build it again")
+        finished(folder / "index.json")
         samples, frames, episodes = 0, 0, set()
         for path in sorted(folder.glob("shard-*.tar")):
             try:
@@ -195,9 +195,7 @@ class _WebDataset:
                             samples += 1
                             episodes.add(json.loads(file.read())["episode_id"])
             except (tarfile.TarError, OSError, ValueError, KeyError) as error:
-                raise ReleaseError(
-                    f"cannot be read back: {error}", str(path), "build it again", "unreadable"
-                ) from error
+                raise unreadable(path, error) from error
             if path.stat().st_size % tarfile.RECORDSIZE:
                 raise ReleaseError(
                     "cut short: not a whole number of records", str(path), "build it again", "unreadable"

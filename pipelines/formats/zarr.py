@@ -32,6 +32,7 @@ from pipelines.named_parts import (
     require_pictures,
     require_recorded,
 )
+from pipelines.read_back import finished, unreadable
 from pipelines.storage import json_bytes, write_durably
 from pipelines.zarr_store import ZarrArray, compressed, open_array, read_array, read_chunk, write_array, write_group
 from schemas.errors import ReleaseError
@@ -40,8 +41,6 @@ from schemas.recipes import BuildRecipe
 INDEX = "wamloom.json"
 BEYOND = 3
 """A sequence of UWM has so many steps more than actions: two observed frames and two next ones, less one."""
-_STEPS_AT_ONCE = 1024
-"""Whose chunks are made at a time."""
 _ACTION, _VALID, _SELECTED = "data/action", "meta/valid", "meta/selected"
 
 
@@ -84,13 +83,8 @@ class _ZarrUnit:
     def _columns(self, episode: BuiltEpisode) -> dict[str, np.ndarray]:
         """Per array, the rows of the episode."""
         columns = {f"data/obs.{name}": part.of(episode.proprio) for name, part in self._parts.items()}
-        actions, counts = [], []
-        for start in range(0, episode.plan.num_steps, _STEPS_AT_ONCE):
-            steps: np.ndarray = np.arange(start, min(start + _STEPS_AT_ONCE, episode.plan.num_steps))
-            action, mask = first_actions(*episode.chunks.at(steps))
-            actions.append(action)
-            counts.append(mask & episode.valid[steps])
-        columns |= {_ACTION: np.concatenate(actions), _VALID: np.concatenate(counts)}
+        action, counts = first_actions(episode)
+        columns |= {_ACTION: action, _VALID: counts & episode.valid}
         return columns if episode.selected is None else columns | {_SELECTED: episode.selected}
 
 
@@ -136,8 +130,7 @@ class _Zarr:
         return planned_counts(group, recipe, [unit for unit, _ in units], self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
-        if not (folder / INDEX).exists():
-            raise ReleaseError(f"no {INDEX}: this release was never finished", str(folder), "build it again")
+        finished(folder / INDEX)
         found = {"samples": 0, "frames": 0, "episodes": 0}
         for root in sorted(folder.glob("*.zarr")):
             ends = read_array(root / "meta/episode_ends")
@@ -230,7 +223,7 @@ def _check_npz(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
-        raise ReleaseError(f"cannot be read back: {error}", str(path), "build it again", "unreadable") from error
+        raise unreadable(path, error) from error
     if damaged is not None:
         raise ReleaseError(f"{damaged} in it is damaged", str(path), "build it again", "unreadable")
 
