@@ -197,7 +197,7 @@ def plan_units(
     for index, (pack, place) in enumerate(packs):
         plan = UnitPlan(group, index, tuple(pack), len(packs), *place)
         inputs = [hashes[episode.episode_id] for episode in pack]
-        unit_id = fingerprint("build-unit-2", plan, inputs, recipe.fingerprint, latents, version)
+        unit_id = fingerprint("build-unit-3", plan, inputs, recipe.fingerprint, latents, version)
         units.append(WorkUnit(unit_id, (plan,), sum(episode.num_steps for episode in pack)))
     return units
 

@@ -1,9 +1,12 @@
-"""Writing one unit of a build: every view decoded once, every format written from that decode, every step's lineage kept."""
+"""Writing one unit of a build: every view decoded once (or copied, where it already is what is asked for), every format
+written from that, every step's lineage kept.
+"""
 
 import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +18,7 @@ from pipelines import registry
 from pipelines.action_chunks import ActionChunks, ChunkLayout
 from pipelines.action_plan import ActionPlan
 from pipelines.build_texts import BuildTexts, text_kinds
-from pipelines.formats import BuiltEpisode, EpisodePlan, Format, GroupPlan, UnitPlan, UnitWriter
+from pipelines.formats import BuiltEpisode, CopyingWriter, EpisodePlan, Format, GroupPlan, UnitPlan, UnitWriter
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, Origin, numbers_of
 from pipelines.release import LINEAGE, UnitFolder
@@ -23,6 +26,7 @@ from pipelines.resample import nominal_period_ns
 from pipelines.rows import StoredEpisode
 from pipelines.stats import normalize
 from pipelines.step_pictures import StepPictures
+from pipelines.step_videos import StepVideos
 from pipelines.storage import writing
 from pipelines.tokenizers import Tokenizer
 from pipelines.views import shown_views
@@ -63,6 +67,7 @@ class BuildWorker:
         self._latents = latents
         self._formats = {name: cast(Format, registry.load("formats", name).FORMAT) for name in recipe.formats}
         self._pictures = StepPictures(self._lake, recipe)
+        self._videos = StepVideos(self._lake, recipe, self._pictures.video)
         self._texts = {name: BuildTexts(self._lake, kind) for name, kind in text_kinds(recipe).items()}
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
@@ -88,9 +93,14 @@ class BuildWorker:
             for name, form in self._formats.items()
         }
         lineage: list[pa.Table] = []
-        for episode in plan.episodes:
-            built, stored, numbers = self._built(plan, episode)
-            self._push(plan, built, stored, numbers, writers)
+        read = [self._read(episode) for episode in plan.episodes]
+        shown = [(stored, numbers.frames) for stored, numbers in read]
+        copied = frozenset(
+            view for view, *size in plan.group.views if self._videos.fit(shown, view, (size[0], size[1]))
+        )
+        for episode, (stored, numbers) in zip(plan.episodes, read, strict=True):
+            built = self._built(plan, episode, stored, numbers)
+            self._push(plan, built, stored, numbers, writers, copied)
             lineage.append(_lineage_table(plan.group.name, built, numbers, self._recipe))
         facts = {name: writer.close() for name, writer in writers.items()}
         path = corner.folder / LINEAGE / plan.group.name / f"{plan.file_index:05d}.parquet"
@@ -101,10 +111,12 @@ class BuildWorker:
         steps = float(sum(e.num_steps for e in plan.episodes))
         return UnitResult(unit.unit_id, outcomes, files, (("frames", steps * len(plan.group.views)), ("steps", steps)))
 
-    def _built(self, unit: UnitPlan, plan: EpisodePlan) -> tuple[BuiltEpisode, StoredEpisode, EpisodeNumbers]:
+    def _read(self, plan: EpisodePlan) -> tuple[StoredEpisode, EpisodeNumbers]:
         stored = self._lake.episode(plan.episode_id)
+        return stored, numbers_of(stored, self._recipe.rate, shown_views(self._recipe.views, stored.views).slots)
+
+    def _built(self, unit: UnitPlan, plan: EpisodePlan, stored: StoredEpisode, numbers: EpisodeNumbers) -> BuiltEpisode:
         shown = shown_views(self._recipe.views, stored.views)
-        numbers = numbers_of(stored, self._recipe.rate, shown.slots)
         windows = plan_windows(numbers.times_ns, stored.segments, shown.slots, self._recipe)
         slot_of = self._recipe.names.slot
         pictures = {name: numbers.frames[shown.sources[slot_of(name)]] for name, _, _ in unit.group.views}
@@ -120,7 +132,7 @@ class BuildWorker:
             normalize(values, unit.group.normalizing(name), self._recipe.normalize)
             for name, values in (("action", numbers.action), ("proprio", numbers.proprio))
         )
-        built = BuiltEpisode(
+        return BuiltEpisode(
             plan=plan,
             times_ns=numbers.times_ns,
             action=action.astype(np.float32),
@@ -141,7 +153,6 @@ class BuildWorker:
             location=stored.location,
             source_key=stored.source_key,
         )
-        return built, stored, numbers
 
     def _calibrations(self, group: GroupPlan, stored: StoredEpisode) -> dict[str, tuple[Calibration, ...]]:
         slots = {view: self._recipe.names.slot(view) for view, _, _ in group.views if not self._recipe.views.canvas}
@@ -169,14 +180,22 @@ class BuildWorker:
         stored: StoredEpisode,
         numbers: EpisodeNumbers,
         writers: Mapping[str, UnitWriter],
+        copied: frozenset[str],
     ) -> None:
         for name, writer in writers.items():
             own = self._texts.get(name)
             writer.begin(built if own is None else replace(built, embeddings=own.embeddings_of(stored, built.plan)))
         for name, _, _ in unit.group.views:
+            pictures = partial(self._pictures.of, stored, name, numbers.frames)
+            decoding = list(writers.values())
+            if name in copied:
+                video = self._videos.of((stored, numbers.frames), name)
+                for copying in [one for one in decoding if isinstance(one, CopyingWriter) and one.copies]:
+                    copying.copy(name, video, pictures)
+                    decoding.remove(copying)
             step = 0
-            for chunk in self._pictures.of(stored, name, numbers.frames, np.arange(numbers.num_steps)):
-                for writer in writers.values():
+            for chunk in pictures(np.arange(numbers.num_steps)) if decoding else ():
+                for writer in decoding:
                     writer.frames(name, step, chunk)
                 step += len(chunk)
         for writer in writers.values():

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pipelines.image_stats import color_levels, image_stats, no_levels, sampled_steps, weighted_stats
 from pipelines.parts import parts_of
-from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan
+from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, Pictures, UnitPlan
 from pipelines.stats import QUANTILES, Stats, center_and_scale, sketch, stats_from_json
 from pipelines.stats_export import lerobot_stats
 from pipelines.video_writer import PIXEL_FORMAT
@@ -250,6 +250,7 @@ class PictureLevels:
         self._total = {view: no_levels() for view in views}
         self._looked_at = dict.fromkeys(self._total, 0)
         self._episode: dict[str, np.ndarray] = {}
+        self._copied: set[str] = set()
 
     def begin(self) -> None:
         """An episode begins."""
@@ -261,6 +262,12 @@ class PictureLevels:
         chosen = looked_at[(looked_at >= first_step) & (looked_at < first_step + len(frames))] - first_step
         self._episode[view] += color_levels(frames[chosen])
 
+    def add_copied(self, view: str, pictures: Pictures, num_steps: int) -> None:
+        """The frames of the episode are copied: of those that count, the pictures are asked for."""
+        self._copied.add(view)
+        for chunk in pictures(sampled_steps(num_steps)):
+            self._episode[view] += color_levels(chunk)
+
     def end(self, num_steps: int) -> dict[str, dict[str, Any]]:
         """The statistics of the episode, by view."""
         number = len(sampled_steps(num_steps))
@@ -271,7 +278,8 @@ class PictureLevels:
 
     def facts(self) -> dict[str, Any]:
         """What ``group_stats`` needs of a unit, as JSON."""
-        return {"levels": {view: found.tolist() for view, found in self._total.items()}, "looked_at": self._looked_at}
+        levels = {view: found.tolist() for view, found in self._total.items()}
+        return {"levels": levels, "looked_at": self._looked_at, "copied": sorted(self._copied)}
 
 
 def group_stats(
@@ -327,8 +335,14 @@ def _as_written(group: GroupPlan, recipe: BuildRecipe, name: str) -> Stats:
     return replace(given, **moved | {"std": given.std / scale})
 
 
-def features(group: GroupPlan, recipe: BuildRecipe, languages: Sequence[str] = ()) -> dict[str, Any]:
+def features(
+    group: GroupPlan,
+    recipe: BuildRecipe,
+    units: Sequence[tuple[UnitPlan, Mapping[str, Any]]],
+    languages: Sequence[str] = (),
+) -> dict[str, Any]:
     """``features`` of ``info.json``."""
+    copied = {view for _, facts in units for view in facts["copied"]}
     found: dict[str, Any] = {
         feature: {"dtype": "float32", "shape": [len(column.names)], "names": list(column.names)}
         for feature, column in columns_of(group, recipe).items()
@@ -346,7 +360,8 @@ def features(group: GroupPlan, recipe: BuildRecipe, languages: Sequence[str] = (
                 "video.fps": frames_per_second(group),
                 "video.channels": 3,
                 "video.g": recipe.video.gop,
-                "video.crf": recipe.video.crf,
+                # frames that were taken over have the quality that the recording has
+                **({} if view in copied else {"video.crf": recipe.video.crf}),
                 "is_depth_map": False,
                 "has_audio": False,
             },

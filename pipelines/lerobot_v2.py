@@ -36,7 +36,15 @@ from pipelines.lerobot_tables import (
 )
 from pipelines.named_parts import require_pictures
 from pipelines.read_back import finished, num_frames, num_rows, unreadable
-from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress, planned_counts
+from pipelines.release_plan import (
+    BuiltEpisode,
+    EpisodePlan,
+    GroupPlan,
+    Pictures,
+    UnitPlan,
+    UnitProgress,
+    planned_counts,
+)
 from pipelines.release_texts import episode_file
 from pipelines.stats import QUANTILES
 from pipelines.stats_export import GEAR
@@ -53,7 +61,9 @@ _LINES = {"tasks": "total_tasks", "episodes": "total_episodes", "episodes_stats"
 
 
 class _LeRobotV2Unit:
-    """Writes one unit; see ``formats.UnitWriter``."""
+    """Writes one unit; see ``formats.CopyingWriter``."""
+
+    copies = True
 
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
         self._unit, self._recipe, self._folder = unit, recipe, folder
@@ -100,6 +110,12 @@ class _LeRobotV2Unit:
         self._progress.frames(slot, first_step, frames)
         self._videos[slot].write(frames, key_frame=first_step == 0)
         self._levels.add(slot, first_step, frames, self._progress.episode.plan.num_steps)
+
+    def copy(self, slot: str, video: bytes, pictures: Pictures) -> None:
+        num_steps, before = self._progress.episode.plan.num_steps, self._videos[slot].num_frames
+        self._videos[slot].copy(video)
+        self._progress.copied(slot, self._videos[slot].num_frames - before)
+        self._levels.add_copied(slot, pictures, num_steps)
 
     def end(self) -> None:
         episode = self._progress.episode
@@ -170,7 +186,7 @@ class LeRobotV2:
             "modality.json": modality(group, recipe),
             "embodiment.json": embodiment(group, recipe),
             **relative_files(group, recipe),
-            "info.json": self._info(group, recipe, plans),
+            "info.json": self._info(group, recipe, units),
         }
         for name, content in files.items():
             write_durably(folder / "meta" / name, json_bytes(content))
@@ -199,7 +215,9 @@ class LeRobotV2:
             frames += sum(num_frames(folder / episode_path(info["video_path"], index, video_key=key)) for key in keys)
         return {"samples": samples, "frames": frames, "episodes": len(episodes)}
 
-    def _info(self, group: GroupPlan, recipe: BuildRecipe, units: Sequence[UnitPlan]) -> dict[str, Any]:
+    def _info(
+        self, group: GroupPlan, recipe: BuildRecipe, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]]
+    ) -> dict[str, Any]:
         return {
             "codebase_version": self._version,
             "robot_type": group.robot,
@@ -210,10 +228,10 @@ class LeRobotV2:
             "total_chunks": episode_chunk(group.num_episodes - 1) + 1,
             "chunks_size": CHUNK_SIZE,
             "fps": frames_per_second(group),
-            "splits": splits(units),
+            "splits": splits([unit for unit, _ in units]),
             "data_path": EPISODE_DATA,
             "video_path": EPISODE_VIDEO if group.views else None,
-            "features": features(group, recipe, LANGUAGES),
+            "features": features(group, recipe, units, LANGUAGES),
         }
 
 

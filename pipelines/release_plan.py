@@ -4,7 +4,7 @@ The words that the build line and the families of formats share; ``pipelines.for
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -21,6 +21,8 @@ from schemas.latent import LatentClip
 from schemas.recipes import BuildRecipe
 
 Split = Literal["train", "val"]
+Pictures = Callable[[np.ndarray], Iterator[np.ndarray]]
+"""Gives uint8 RGB chunks [n, H, W, 3] of a view of an episode at rising steps [N]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +250,13 @@ class UnitProgress:
                 f"of {plan.num_steps} that are there"
             )
         self._num_frames[slot] = done + len(frames)
+
+    def copied(self, slot: str, num_frames: int) -> None:
+        """All frames of ``slot`` came at once, as they were compressed."""
+        planned = self.episode.plan.num_steps
+        if self._num_frames.get(slot) != 0 or num_frames != planned:
+            raise self._error(f"{slot}: {num_frames} copied frames for {planned} steps")
+        self._num_frames[slot] = num_frames
 
     def end(self) -> None:
         """The episode ends, and every view has one frame per step."""

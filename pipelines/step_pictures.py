@@ -21,12 +21,13 @@ class StepPictures:
     def __init__(self, lake: Lake, recipe: BuildRecipe) -> None:
         self._lake = lake
         self._recipe = recipe
-        self._video = VideoTools(recipe.limits)
+        self.video = VideoTools(recipe.limits)
+        """What decodes; for whoever reads of the same lake."""
         self._canvas = canvas_plan(recipe.views)
 
     def close(self) -> None:
         """Ends the decoding child."""
-        self._video.close()
+        self.video.close()
 
     def of(
         self, stored: StoredEpisode, view: str, frames: Mapping[str, Origin], steps: np.ndarray
@@ -54,4 +55,4 @@ class StepPictures:
     ) -> Iterator[np.ndarray]:
         where = f"episode {stored.episode_id[:12]} view {slot}"
         view = self._lake.video(stored.episode_id, slot, stored.views[slot])
-        return self._video.decode(view, where, frame_ids, views)
+        return self.video.decode(view, where, frame_ids, views)

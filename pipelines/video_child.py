@@ -21,6 +21,7 @@ from pipelines.lifeline import serve
 from pipelines.video_cut import Written, cut, pack
 from pipelines.video_demux import Facts, Refusal, glance, refused, scan
 from pipelines.video_frames import FramePlan, frames, plan_frames
+from pipelines.video_lift import lift
 
 CHUNK_FRAMES = 64
 CHUNK_BYTES = 24 << 20
@@ -70,6 +71,7 @@ class Child:
             "inspect": self._inspect,
             "cut": self._cut,
             "pack": self._pack,
+            "lift": self._lift,
             "decode": self._decode,
             "next": self._next,
             "stop": self._stop,
@@ -131,6 +133,12 @@ class Child:
         sizes = np.frombuffer(video_wire.read_part(descriptors[1], 8 * message["count"]), "<i8")
         with self._output(message, descriptors) as output:
             written = pack(descriptors[0], sizes.tolist(), output, message["limits"])
+            self._reply_written(written, None if message["into_file"] else output)
+
+    def _lift(self, message: dict[str, Any], descriptors: list[int]) -> None:
+        self._opened(int(message["num_frames"]))
+        with self._output(message, descriptors) as output:
+            written = lift(descriptors[0], output, message["first"], message["num_frames"], message["limits"])
             self._reply_written(written, None if message["into_file"] else output)
 
     @staticmethod

@@ -44,7 +44,7 @@ _BUFFER_BYTES = 256 << 10
 
 
 @contextmanager
-def _written(output: int, format_: str, options: dict[str, str]) -> Iterator[OutputContainer]:
+def deterministic_container(output: int, format_: str, options: dict[str, str]) -> Iterator[OutputContainer]:
     """A deterministic container on the descriptor ``output``."""
     options = {"fflags": "+bitexact", **options}
     with (
@@ -265,7 +265,7 @@ def _write_copy(
     assert template.time_base is not None
     scale, tick = template.time_base.numerator, Fraction(1, template.time_base.denominator)
     written: list[int] = []
-    with _written(output, "mp4", {"video_track_timescale": str(tick.denominator)}) as container:
+    with deterministic_container(output, "mp4", {"video_track_timescale": str(tick.denominator)}) as container:
         stream = container.add_stream_from_template(template, opaque=True)
         stream.time_base = tick
         for original in source:
@@ -317,7 +317,7 @@ def pack(images: int, sizes: Sequence[int], output: int, limits: dict[str, int])
             text = f"image 0: {shape[1]} x {shape[0]} pixels, allowed are {limits['max_pixels']} in all"
             raise Refusal("too_large", text, "raise limits.max_pixels")
         file.seek(0)
-        with _written(output, "mov", {"video_track_timescale": str(PACKED_RATE)}) as container:
+        with deterministic_container(output, "mov", {"video_track_timescale": str(PACKED_RATE)}) as container:
             codec: Literal["mjpeg", "png"] = "mjpeg" if kind == "mjpeg" else "png"
             stream = container.add_stream(codec, rate=PACKED_RATE)
             if not isinstance(stream, VideoStream):

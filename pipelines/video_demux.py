@@ -85,6 +85,8 @@ class Facts:
     rotation_degrees: int
     sample_aspect: str
     num_video_streams: int
+    setup_sha256: str
+    is_plain: bool
     pts: np.ndarray
     """int64 [N]: of every packet in decoding order, in ``time_base``."""
     is_entry: np.ndarray
@@ -97,7 +99,7 @@ class Facts:
         """The fields that are neither arrays nor private to the child."""
         names = (
             "codec", "container", "width_px", "height_px", "pix_fmt", "num_packets", "header_frames", "start_offset_ns",
-            "packets_sha256", "color", "rotation_degrees", "sample_aspect", "num_video_streams",
+            "packets_sha256", "color", "rotation_degrees", "sample_aspect", "num_video_streams", "setup_sha256", "is_plain",
         )  # fmt: skip
         return {name: getattr(self, name) for name in names}
 
@@ -294,6 +296,8 @@ def _facts(
         rotation_degrees=rotation_of(descriptor, stream.id) if kind == "mov" else 0,
         sample_aspect=f"{aspect.numerator}:{aspect.denominator}",
         num_video_streams=len(container.streams.video),
+        setup_sha256=hashlib.sha256(context.extradata or b"").hexdigest(),
+        is_plain=bool(is_shown.all() and (np.diff(pts) > 0).all() and np.array_equal(is_key, is_entry)),
         pts=pts.astype(np.int64),
         is_entry=is_entry.astype(bool),
         is_shown=is_shown.astype(bool),

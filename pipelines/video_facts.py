@@ -38,6 +38,10 @@ class VideoFacts:
     """Width to height of a pixel as tagged. Never applied here."""
     num_video_streams: int = 1
     """Of which the first marked default, else the first, is the one described and decoded."""
+    setup_sha256: str = ""
+    """Of the codec's extra data: the packets of videos of one setup can follow each other in a file."""
+    is_plain: bool = False
+    """Whether packets lie in the order they are shown, none is hidden, and decoding may begin at every key frame."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from pipelines.video_spool import (
     keep_place,
     keep_written,
 )
+from schemas.episode import VideoFile
 from schemas.errors import CorruptEpisode, DecodeError, MissingFile
 from schemas.recipes import Limits
 
@@ -102,14 +103,24 @@ class VideoFiles:
             if self._child is None:
                 self._child = DecodingChild(self._limits.decode_memory_mb, self._command)
 
-    def inspect(self, data: bytes, where: str) -> VideoFacts:
+    def inspect(self, data: bytes | VideoFile, where: str) -> VideoFacts:
         """Facts of a whole video file, from its packets; nothing is decoded.
 
         Raises DecodeError, also where the header promises another number of frames than there are packets.
         """
-        self._check_bytes(len(data), where)
+        self._check_bytes(data.num_bytes if isinstance(data, VideoFile) else len(data), where)
         with files_of([data]) as descriptors:
             return self._inspect(descriptors[0], where)
+
+    def lift(self, data: bytes | VideoFile, first: int, num_frames: int, where: str) -> bytes:
+        """An MP4 of ``num_frames`` compressed frames from ``first`` on of a plain H.264 or AV1 video, whose ``first`` is a key
+        frame; the colour tags are BT.601 in limited range, the times nominal. Raises DecodeError.
+        """
+        with files_of([data]) as descriptors:
+            message = {"do": "lift", "first": first, "num_frames": num_frames}
+            copy = self._written(message, descriptors, 0, where)
+        with closing([copy.output]):
+            return video_wire.read_part(copy.output, os.fstat(copy.output).st_size)
 
     def _inspect(
         self,

@@ -1,18 +1,20 @@
 """Writes one MP4 from RGB frames so that equal frames give equal bytes. Knows nothing of episodes or releases.
 
-Every chosen frame can be made a key frame, frames lie exactly on the multiples of one over the rate, and colours are
-BT.601 in limited range, tagged so: measured on one clip, readers that honour the tag (torchcodec, decord) and readers
-that ignore it (``frame.to_ndarray`` of PyAV, swscale's default) then give the same pixels, while a clip tagged BT.709
-came back 5 levels off from the latter.
+Frames are compressed here, or copied as somebody else did. Every chosen frame can be made a key frame, frames lie
+exactly on the multiples of one over the rate, and colours are BT.601 in limited range, tagged so: measured on one clip,
+readers that honour the tag (torchcodec, decord) and readers that ignore it (``frame.to_ndarray`` of PyAV, swscale's
+default) then give the same pixels, while a clip tagged BT.709 came back 5 levels off from the latter.
 """
 
 import contextlib
+import io
 import tempfile
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 from av.video.frame import PictureType
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
@@ -49,6 +51,7 @@ class VideoWriter:
         self.num_frames = 0
         """Frames written so far."""
         self._num_packets = 0
+        self._copied_setup: bytes | None = None
         self._rate = rate
         self._shape = (height_px, width_px, 3)
         self._converter = VideoReformatter()
@@ -58,9 +61,7 @@ class VideoWriter:
         # scratch folder of its own, never under the final name
         self._scratch = tempfile.TemporaryDirectory(dir=path.parent, prefix=".", suffix=".partial")
         self._partial = Path(self._scratch.name) / "video.mp4"
-        self._container = av.open(
-            str(self._partial), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"}
-        )
+        self._container = self._opened()
         stream = self._container.add_stream(name, rate=rate, options=options)
         if not isinstance(stream, VideoStream):
             raise TypeError(f"{name} is not a video encoder")
@@ -83,11 +84,17 @@ class VideoWriter:
                 "h264 takes x264's preset names (ultrafast ... veryslow), av1 a preset number from 0 to 13",
             ) from error
 
+    def _opened(self) -> OutputContainer:
+        options = {"movflags": "+faststart", "fflags": "+bitexact"}
+        return av.open(str(self._partial), "w", format="mp4", options=options)
+
     def write(self, frames: np.ndarray, key_frame: bool = False) -> None:
         """Appends uint8 RGB ``frames`` [n, H, W, 3]; ``key_frame`` makes the first of them one.
 
-        Raises ReleaseError if dtype or size are not what was announced.
+        Raises ReleaseError if dtype or size are not what was announced, and where frames were copied before.
         """
+        if self._copied_setup is not None:
+            raise self._mixed()
         if frames.dtype != np.uint8 or frames.shape[1:] != self._shape:
             raise ReleaseError(
                 f"got {frames.dtype} frames of shape {frames.shape[1:]}, planned was uint8 {self._shape}",
@@ -107,6 +114,39 @@ class VideoWriter:
             self._mux(frame)
             self.num_frames += 1
 
+    def copy(self, video: bytes) -> None:
+        """Appends the compressed frames of an MP4 of this size as they are; they lie in the order they are shown.
+
+        Raises ReleaseError where the frames before were not compressed the same way.
+        """
+        with av.open(io.BytesIO(video), "r") as source:
+            template = source.streams.video[0]
+            if (template.height, template.width, 3) != self._shape:
+                raise self._mixed()
+            setup = template.codec_context.extradata or b""
+            if self._copied_setup is None and self.num_frames == 0:
+                with contextlib.suppress(av.FFmpegError):  # the encoder has nothing to end
+                    self._container.close()
+                self._container = self._opened()
+                self._stream = self._container.add_stream_from_template(template, opaque=True)
+                self._stream.time_base = self._time_base
+                self._copied_setup = setup
+            if setup != self._copied_setup:
+                raise self._mixed()
+            for packet in source.demux(template):
+                if packet.size == 0:
+                    continue
+                packet.stream, packet.time_base = self._stream, self._time_base
+                packet.pts = packet.dts = self.num_frames * self._rate.denominator
+                packet.duration = self._rate.denominator
+                self._container.mux_one(packet)
+                self._num_packets += 1
+                self.num_frames += 1
+
+    def _mixed(self) -> ReleaseError:
+        message = "frames that were compressed in different ways cannot lie in one video"
+        return ReleaseError(message, str(self.path), "build with video.reuse = false", "off_plan")
+
     def time_s(self, frame: int) -> float:
         """The time of ``frame`` in this file, in seconds: the double nearest to ``frame / rate``."""
         return float(frame / self._rate)
@@ -116,7 +156,8 @@ class VideoWriter:
 
         Raises ReleaseError if it does not hold exactly the frames written.
         """
-        self._mux(None)
+        if self._copied_setup is None:
+            self._mux(None)
         self._container.close()
         if self._num_packets != self.num_frames:
             raise ReleaseError(

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from pipelines.release_plan import (
     ChunkSource,
     EpisodePlan,
     GroupPlan,
+    Pictures,
     Split,
     UnitPlan,
     UnitProgress,
@@ -83,6 +84,17 @@ class UnitWriter(Protocol):
         ...
 
 
+@runtime_checkable
+class CopyingWriter(UnitWriter, Protocol):
+    """A writer that also takes frames as they are compressed, where ``copies`` says so."""
+
+    copies: bool
+
+    def copy(self, slot: str, video: bytes, pictures: Pictures, /) -> None:
+        """Instead of ``frames``: an MP4 with a frame for each step; ``pictures`` are for what has to be looked at."""
+        ...
+
+
 class Format(Protocol):
     """One way of laying out a release. Equal inputs give equal bytes."""
 
@@ -114,9 +126,11 @@ class Format(Protocol):
 __all__ = [
     "BuiltEpisode",
     "ChunkSource",
+    "CopyingWriter",
     "EpisodePlan",
     "Format",
     "GroupPlan",
+    "Pictures",
     "Split",
     "UnitPlan",
     "UnitProgress",

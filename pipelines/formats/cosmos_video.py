@@ -12,7 +12,16 @@ from typing import Any
 
 from numpy import ndarray
 
-from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress, UnitWriter, describe_group
+from pipelines.formats import (
+    BuiltEpisode,
+    EpisodePlan,
+    GroupPlan,
+    Pictures,
+    UnitPlan,
+    UnitProgress,
+    UnitWriter,
+    describe_group,
+)
 from pipelines.pickle_files import pickled_arrays
 from pipelines.read_back import num_frames, read_index
 from pipelines.release_texts import check_texts, embedding_of, episode_text, told
@@ -29,7 +38,9 @@ TOKENS, WIDTH = 512, 1024
 
 
 class _CosmosVideoUnit:
-    """Writes one unit; see ``UnitWriter``."""
+    """Writes one unit; see ``CopyingWriter``."""
+
+    copies = True
 
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
         check_texts(recipe, "cosmos_video")
@@ -43,6 +54,7 @@ class _CosmosVideoUnit:
         self._recipe, self._folder = recipe, folder
         self._rate = parse_rate(unit.group.rate)
         self._progress = UnitProgress(unit)
+        self._sizes = {view: (height, width) for view, height, width in unit.group.views}
         self._video: VideoWriter | None = None
         self._rows: list[dict[str, Any]] = []
 
@@ -78,13 +90,13 @@ class _CosmosVideoUnit:
 
     def frames(self, slot: str, first_step: int, frames: ndarray) -> None:
         self._progress.frames(slot, first_step, frames)
-        if first_step == 0:
-            self._close_video()
-            path = self._path(self._progress.episode.plan, "videos", slot, "mp4")
-            height, width = frames.shape[1:3]
-            self._video = VideoWriter(path, self._rate, height, width, self._recipe.video)
-        if self._video is not None:
-            self._video.write(frames, key_frame=first_step == 0)
+        video = self._open_video(slot) if first_step == 0 or self._video is None else self._video
+        video.write(frames, key_frame=first_step == 0)
+
+    def copy(self, slot: str, video: bytes, _: Pictures) -> None:
+        writer = self._open_video(slot)
+        writer.copy(video)
+        self._progress.copied(slot, writer.num_frames)
 
     def end(self) -> None:
         self._progress.end()
@@ -96,6 +108,13 @@ class _CosmosVideoUnit:
 
     def _path(self, plan: EpisodePlan, kind: str, view: str, ending: str) -> Path:
         return self._folder / plan.split / kind / f"episode_{plan.episode_index:06d}_{view}.{ending}"
+
+    def _open_video(self, slot: str) -> VideoWriter:
+        self._close_video()
+        path = self._path(self._progress.episode.plan, "videos", slot, "mp4")
+        height, width = self._sizes[slot]
+        self._video = VideoWriter(path, self._rate, height, width, self._recipe.video)
+        return self._video
 
     def _close_video(self) -> None:
         if self._video is not None:

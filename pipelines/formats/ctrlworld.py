@@ -17,7 +17,7 @@ from pipelines.annotations import arm_numbers, check_arm, numbers_of_arm, sample
 from pipelines.formats import UnitWriter, describe_group
 from pipelines.latent_steps import clip_steps
 from pipelines.read_back import num_frames, read_index, read_json
-from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, Split, UnitPlan, UnitProgress
+from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, Pictures, Split, UnitPlan, UnitProgress
 from pipelines.storage import json_bytes, write_durably
 from pipelines.torch_files import read_torch, tensor, write_torch
 from pipelines.video_writer import VideoWriter
@@ -30,11 +30,12 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 class _CtrlWorldUnit:
-    """Writes one unit; see ``UnitWriter``."""
+    """Writes one unit; see ``CopyingWriter``."""
 
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
         self._unit, self._recipe, self._folder = unit, recipe, folder
         self._stride = recipe.ctrlworld.frame_stride
+        self.copies = self._stride == 1
         self._rate = parse_rate(unit.group.rate) / self._stride
         self._progress = UnitProgress(unit)
         self._videos: dict[str, VideoWriter] = {}
@@ -56,6 +57,10 @@ class _CtrlWorldUnit:
         shown = frames[-first_step % self._stride :: self._stride]
         if len(shown):
             self._videos[slot].write(shown, key_frame=first_step == 0)
+
+    def copy(self, slot: str, video: bytes, _: Pictures) -> None:
+        self._videos[slot].copy(video)
+        self._progress.copied(slot, self._videos[slot].num_frames)
 
     def end(self) -> None:
         episode = self._progress.episode

@@ -23,6 +23,7 @@ from pipelines.formats import (
     BuiltEpisode,
     EpisodePlan,
     GroupPlan,
+    Pictures,
     UnitPlan,
     UnitProgress,
     UnitWriter,
@@ -73,7 +74,9 @@ _NANOSECONDS_PER_MS = 1_000_000
 
 
 class _DroidUnit:
-    """Writes one unit; see ``UnitWriter``."""
+    """Writes one unit; see ``CopyingWriter``."""
+
+    copies = True
 
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
         require_recorded(recipe, "droid_raw")
@@ -83,7 +86,8 @@ class _DroidUnit:
         self._rate = parse_rate(unit.group.rate)
         self._roles = _roles(unit.group, recipe)
         self._progress = UnitProgress(unit)
-        self._video: tuple[str, VideoWriter] | None = None
+        self._sizes = {view: (height, width) for view, height, width in unit.group.views}
+        self._video: VideoWriter | None = None
         self._unknown: dict[str, list[str]] = {}
 
     def begin(self, episode: BuiltEpisode) -> None:
@@ -99,14 +103,13 @@ class _DroidUnit:
 
     def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
         self._progress.frames(slot, first_step, frames)
-        if first_step == 0:
-            self._close_video()
-            folder = self._folder / folder_of(self._progress.episode.plan) / VIDEOS
-            height, width = frames.shape[1:3]
-            path = folder / f"{serial_of(self._roles[slot])}.mp4"
-            self._video = slot, VideoWriter(path, self._rate, height, width, self._recipe.video)
-        if self._video is not None:
-            self._video[1].write(frames, key_frame=first_step == 0)
+        video = self._open_video(slot) if first_step == 0 or self._video is None else self._video
+        video.write(frames, key_frame=first_step == 0)
+
+    def copy(self, slot: str, video: bytes, _: Pictures) -> None:
+        writer = self._open_video(slot)
+        writer.copy(video)
+        self._progress.copied(slot, writer.num_frames)
 
     def end(self) -> None:
         self._progress.end()
@@ -116,9 +119,17 @@ class _DroidUnit:
         self._progress.close()
         return {"extrinsics_unknown": self._unknown}
 
+    def _open_video(self, slot: str) -> VideoWriter:
+        self._close_video()
+        folder = self._folder / folder_of(self._progress.episode.plan) / VIDEOS
+        height, width = self._sizes[slot]
+        path = folder / f"{serial_of(self._roles[slot])}.mp4"
+        self._video = VideoWriter(path, self._rate, height, width, self._recipe.video)
+        return self._video
+
     def _close_video(self) -> None:
         if self._video is not None:
-            self._video[1].close()
+            self._video.close()
             self._video = None
 
     def _rows(self, episode: BuiltEpisode, extrinsics: Mapping[str, np.ndarray | None]) -> bytes:

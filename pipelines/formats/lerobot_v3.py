@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.numpy
 
-from pipelines.formats import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress, UnitWriter, planned_counts
+from pipelines.formats import BuiltEpisode, GroupPlan, Pictures, UnitPlan, UnitProgress, UnitWriter, planned_counts
 from pipelines.lerobot_tables import (
     CHUNK_SIZE,
     INDICES,
@@ -49,7 +49,9 @@ _TOO_LONG = "lower unit_frames, so that fewer episodes share a file: those under
 
 
 class _LeRobotUnit:
-    """Writes one unit; see ``UnitWriter``."""
+    """Writes one unit; see ``CopyingWriter``."""
+
+    copies = True
 
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
         self._unit, self._recipe, self._folder = unit, recipe, folder
@@ -94,6 +96,12 @@ class _LeRobotUnit:
         self._progress.frames(slot, first_step, frames)
         self._videos[slot].write(frames, key_frame=first_step == 0)
         self._levels.add(slot, first_step, frames, self._progress.episode.plan.num_steps)
+
+    def copy(self, slot: str, video: bytes, pictures: Pictures) -> None:
+        num_steps, before = self._progress.episode.plan.num_steps, self._videos[slot].num_frames
+        self._videos[slot].copy(video)
+        self._progress.copied(slot, self._videos[slot].num_frames - before)
+        self._levels.add_copied(slot, pictures, num_steps)
 
     def end(self) -> None:
         episode = self._progress.episode
@@ -165,7 +173,7 @@ class _LeRobotV3:
         pq.write_table(_tasks_table(group.tasks), sink, **PARQUET)
         write_durably(folder / "meta/tasks.parquet", sink.getvalue().to_pybytes())
         write_durably(folder / "meta/stats.json", json_bytes(group_stats(group, recipe, units)))
-        write_durably(folder / "meta/info.json", json_bytes(_info(group, recipe, plans)))
+        write_durably(folder / "meta/info.json", json_bytes(_info(group, recipe, units)))
         return planned_counts(group, recipe, plans, self.windowed)
 
     def count(self, folder: Path) -> Mapping[str, int]:
@@ -228,7 +236,7 @@ def _latent_bytes(clip: LatentClip) -> bytes:
     return safetensors.numpy.save({"latents": np.ascontiguousarray(clip.values)}, metadata=metadata)
 
 
-def _info(group: GroupPlan, recipe: BuildRecipe, units: Sequence[UnitPlan]) -> dict[str, Any]:
+def _info(group: GroupPlan, recipe: BuildRecipe, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]]) -> dict[str, Any]:
     return {
         "codebase_version": CODEBASE_VERSION,
         "robot_type": group.robot,
@@ -239,10 +247,10 @@ def _info(group: GroupPlan, recipe: BuildRecipe, units: Sequence[UnitPlan]) -> d
         "data_files_size_in_mb": 100,
         "video_files_size_in_mb": 200,
         "fps": frames_per_second(group),
-        "splits": splits(units),
+        "splits": splits([unit for unit, _ in units]),
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH if group.views else None,
-        "features": features(group, recipe),
+        "features": features(group, recipe, units),
     }
 
 
