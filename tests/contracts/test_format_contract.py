@@ -7,6 +7,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines import registry
-from pipelines.formats import Format
+from pipelines.formats import CopyingWriter, Format
+from pipelines.video_writer import VideoWriter
 from schemas.errors import ReleaseError
+from tests.chain import movie
 from tests.fake_build import FakeBuild, build_of, builds, make_frames, needs_of, tree_bytes, write_build, write_unit
 
 MEMBERS = registry.names("formats")
@@ -197,3 +200,32 @@ def test_what_was_pushed_is_not_changed(member: ModuleType, tmp_path: Path) -> N
     after = (build.episodes[0].action, build.episodes[0].proprio, build.episodes[0].times_ns)
     for one, two in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_frames_that_are_copied_count_and_show_like_those_that_are_pushed(member: ModuleType, tmp_path: Path) -> None:
+    build = build_for(member)
+    units = []
+    for unit in build.units:
+        writer = member.FORMAT.open_unit(unit, build.recipe, tmp_path / "copied")
+        if not (isinstance(writer, CopyingWriter) and writer.copies and build.group.views):
+            pytest.skip(f"{member.FORMAT.name} takes pictures")
+        for plan in unit.episodes:
+            episode = build.episodes[plan.episode_index]
+            writer.begin(episode)
+            for slot, height, width in build.group.views:
+                frames = make_frames(build, episode, slot)
+                clip = VideoWriter(tmp_path / "clip.mp4", Fraction(10), height, width, build.recipe.video)
+                clip.write(frames, key_frame=True)
+                clip.close()
+                writer.copy(slot, clip.path.read_bytes(), lambda steps, frames=frames: iter([frames[steps]]))
+            writer.end()
+        units.append((unit, writer.close()))
+    member.FORMAT.finish(build.group, build.recipe, units, tmp_path / "copied")
+    write_build(member, build, tmp_path / "pushed")
+    assert member.FORMAT.count(tmp_path / "copied") == expected_counts(member, build)
+    names = [path.relative_to(tmp_path / "copied") for path in sorted((tmp_path / "copied").rglob("*.mp4"))]
+    assert names
+    for name in names:
+        copied, pushed = (np.stack(list(movie([tmp_path / folder / name]))) for folder in ("copied", "pushed"))
+        assert copied.shape == pushed.shape
+        assert np.abs(copied.astype(int) - pushed).mean(axis=(1, 2, 3)).max() < 1  # the next frame's blue is 20 away
