@@ -7,7 +7,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +20,7 @@ from pipelines import registry
 from pipelines.formats import CopyingWriter, Format
 from pipelines.video_writer import VideoWriter
 from schemas.errors import ReleaseError
+from schemas.time import parse_rate
 from tests.chain import movie
 from tests.fake_build import FakeBuild, build_of, builds, make_frames, needs_of, tree_bytes, write_build, write_unit
 
@@ -214,7 +214,9 @@ def test_frames_that_are_copied_count_and_show_like_those_that_are_pushed(member
             writer.begin(episode)
             for slot, height, width in build.group.views:
                 frames = make_frames(build, episode, slot)
-                clip = VideoWriter(tmp_path / "clip.mp4", Fraction(10), height, width, build.recipe.video)
+                clip = VideoWriter(
+                    tmp_path / "clip.mp4", parse_rate(build.group.rate), height, width, build.recipe.video
+                )
                 clip.write(frames, key_frame=True)
                 clip.close()
                 writer.copy(slot, clip.path.read_bytes(), lambda steps, frames=frames: iter([frames[steps]]))
@@ -228,4 +230,4 @@ def test_frames_that_are_copied_count_and_show_like_those_that_are_pushed(member
     for name in names:
         copied, pushed = (np.stack(list(movie([tmp_path / folder / name]))) for folder in ("copied", "pushed"))
         assert copied.shape == pushed.shape
-        assert np.abs(copied.astype(int) - pushed).mean(axis=(1, 2, 3)).max() < 1  # the next frame's blue is 20 away
+        assert np.abs(copied.astype(int) - pushed).mean(axis=(1, 2, 3)).max() < 3  # the next one's blue is 20 away
