@@ -12,7 +12,7 @@ from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
 from pipelines.build_stats import GivenStatistics, GroupStatistics, chunk_layout, relative_stats
 from pipelines.build_unit import LatentChoice
-from pipelines.formats import EpisodePlan, Format, GroupPlan, Split, UnitPlan
+from pipelines.formats import EpisodePlan, Format, GroupPlan, Split, UnitPlan, sized
 from pipelines.numbers import EpisodeNumbers, instruction_runs
 from pipelines.rows import StoredEpisode
 from pipelines.selection import chunks_of
@@ -106,14 +106,6 @@ def try_formats(units: Sequence[WorkUnit], recipe: BuildRecipe) -> None:
     longest = [max(plans, key=lambda plan: max(e.num_steps for e in plan.episodes)) for plans in groups.values()]
     largest = [max(plans, key=lambda plan: sum(e.num_steps for e in plan.episodes)) for plans in groups.values()]
     for plan in {id(plan): plan for plan in (*longest, *largest)}.values():
-        for slot, height, width in plan.group.views:
-            if height * width > recipe.limits.max_pixels:
-                raise RecipeError(
-                    f"view {slot} of {plan.group.name} would be {width} x {height} px, limits.max_pixels is "
-                    f"{recipe.limits.max_pixels}",
-                    "views",
-                    "set a smaller views.height_px and views.width_px",
-                )
         for name in recipe.formats:
             form = cast(Format, registry.load("formats", name).FORMAT)
             if form.beside and form.beside not in recipe.formats:
@@ -122,13 +114,29 @@ def try_formats(units: Sequence[WorkUnit], recipe: BuildRecipe) -> None:
                     "formats",
                     f"add {form.beside} to the formats",
                 )
+            if form.beside and name in recipe.sizes:
+                message = f"{name} has the pictures of {form.beside}, and none of its own"
+                raise RecipeError(message, f"sizes.{name}", f"set sizes.{form.beside}")
+            own = sized(plan, recipe, form.beside or name)
+            _check_sizes(own.group, recipe)
             with tempfile.TemporaryDirectory(prefix="wamloom-plan-") as scratch:
                 try:
-                    form.open_unit(plan, recipe, Path(scratch))
+                    form.open_unit(own, recipe, Path(scratch))
                 except WamloomError as error:
                     raise RecipeError(
                         error.message, f"{name} of {plan.group.name}", error.hint, error.reason
                     ) from error
+
+
+def _check_sizes(group: GroupPlan, recipe: BuildRecipe) -> None:
+    for slot, height, width in group.views:
+        if height * width > recipe.limits.max_pixels:
+            raise RecipeError(
+                f"view {slot} of {group.name} would be {width} x {height} px, limits.max_pixels is "
+                f"{recipe.limits.max_pixels}",
+                "views",
+                "set a smaller views.height_px and views.width_px",
+            )
 
 
 def plan_group(

@@ -11,7 +11,7 @@ from pipelines.croissant import NAME as CROISSANT
 from pipelines.croissant import croissant
 from pipelines.data_card import NAME as CARD
 from pipelines.data_card import data_card
-from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan, describe_group
+from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan, describe_group, sized, sized_group
 from pipelines.release import STATISTICS, Staging
 from pipelines.storage import file_record, files_under, write_durably
 from schemas.errors import WamloomError
@@ -47,12 +47,14 @@ def publish_build(
         form = cast(Format, registry.load("formats", name).FORMAT)
         for group, _ in plan.episodes:
             folder = staging.files / (form.beside or name) / group.name
+            place = form.beside or name
             facts = [
-                (cast(UnitPlan, unit.payload[0]), records[unit.unit_id]["facts"][name])
+                (sized(cast(UnitPlan, unit.payload[0]), recipe, place), records[unit.unit_id]["facts"][name])
                 for unit in plan.units
                 if cast(UnitPlan, unit.payload[0]).group.name == group.name
             ]
-            counts.setdefault(name, {})[group.name] = dict(form.finish(group, recipe, facts, folder))
+            found = form.finish(sized_group(group, recipe, place), recipe, facts, folder)
+            counts.setdefault(name, {})[group.name] = dict(found)
     for group in plan.groups:
         for file, content in plan.statistics_of(group, recipe).items():
             text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)

@@ -6,7 +6,6 @@ import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,17 +17,16 @@ from pipelines import registry
 from pipelines.action_chunks import ActionChunks, ChunkLayout
 from pipelines.action_plan import ActionPlan
 from pipelines.build_texts import BuildTexts, text_kinds
-from pipelines.formats import BuiltEpisode, CopyingWriter, EpisodePlan, Format, GroupPlan, UnitPlan, UnitWriter
+from pipelines.formats import BuiltEpisode, EpisodePlan, Format, GroupPlan, UnitPlan, sized
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, Origin, numbers_of
 from pipelines.release import LINEAGE, UnitFolder
 from pipelines.resample import nominal_period_ns
 from pipelines.rows import StoredEpisode
 from pipelines.stats import normalize
-from pipelines.step_pictures import StepPictures
-from pipelines.step_videos import StepVideos
 from pipelines.storage import writing
 from pipelines.tokenizers import Tokenizer
+from pipelines.unit_pictures import Target, UnitPictures
 from pipelines.views import shown_views
 from pipelines.windows import Windows, plan_windows
 from schemas.episode import Calibration, EncodedView
@@ -66,8 +64,7 @@ class BuildWorker:
         self._recipe = recipe
         self._latents = latents
         self._formats = {name: cast(Format, registry.load("formats", name).FORMAT) for name in recipe.formats}
-        self._pictures = StepPictures(self._lake, recipe)
-        self._videos = StepVideos(self._lake, recipe, self._pictures.video)
+        self._pictures = UnitPictures(self._lake, recipe)
         self._texts = {name: BuildTexts(self._lake, kind) for name, kind in text_kinds(recipe).items()}
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
@@ -88,21 +85,23 @@ class BuildWorker:
     def _write(self, unit: WorkUnit) -> UnitResult:
         plan = cast(UnitPlan, unit.payload[0])
         corner = UnitFolder(self._staging, unit.unit_id, f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
-        writers = {
-            name: form.open_unit(plan, self._recipe, corner.folder / (form.beside or name) / plan.group.name)
-            for name, form in self._formats.items()
-        }
+        targets = {name: self._target(plan, form, corner.folder) for name, form in self._formats.items()}
         lineage: list[pa.Table] = []
         read = [self._read(episode) for episode in plan.episodes]
         shown = [(stored, numbers.frames) for stored, numbers in read]
-        copied = frozenset(
-            view for view, *size in plan.group.views if self._videos.fit(shown, view, (size[0], size[1]))
-        )
+        copied = self._pictures.copied(shown, list(targets.values()))
         for episode, (stored, numbers) in zip(plan.episodes, read, strict=True):
             built = self._built(plan, episode, stored, numbers)
-            self._push(plan, built, stored, numbers, writers, copied)
+            for name, target in targets.items():
+                own = self._texts.get(name)
+                target.writer.begin(
+                    built if own is None else replace(built, embeddings=own.embeddings_of(stored, episode))
+                )
+            self._pictures.push((stored, numbers.frames), numbers.num_steps, list(targets.values()), copied)
+            for target in targets.values():
+                target.writer.end()
             lineage.append(_lineage_table(plan.group.name, built, numbers, self._recipe))
-        facts = {name: writer.close() for name, writer in writers.items()}
+        facts = {name: target.writer.close() for name, target in targets.items()}
         path = corner.folder / LINEAGE / plan.group.name / f"{plan.file_index:05d}.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.concat_tables(lineage), path, compression="zstd", write_page_checksum=True)
@@ -110,6 +109,12 @@ class BuildWorker:
         outcomes = tuple(Outcome(e.episode_id, "kept", content_id=e.episode_id) for e in plan.episodes)
         steps = float(sum(e.num_steps for e in plan.episodes))
         return UnitResult(unit.unit_id, outcomes, files, (("frames", steps * len(plan.group.views)), ("steps", steps)))
+
+    def _target(self, plan: UnitPlan, form: Format, folder: Path) -> Target:
+        place = form.beside or form.name
+        own = sized(plan, self._recipe, place)
+        writer = form.open_unit(own, self._recipe, folder / place / plan.group.name)
+        return Target(writer, own, self._recipe.size_of(place))
 
     def _read(self, plan: EpisodePlan) -> tuple[StoredEpisode, EpisodeNumbers]:
         stored = self._lake.episode(plan.episode_id)
@@ -172,34 +177,6 @@ class BuildWorker:
                 reason="damaged",
             )
         return _ReleasedChunks(ActionChunks.of(plan, numbers, windows, self._recipe.horizon), group.chunk, self._recipe)
-
-    def _push(
-        self,
-        unit: UnitPlan,
-        built: BuiltEpisode,
-        stored: StoredEpisode,
-        numbers: EpisodeNumbers,
-        writers: Mapping[str, UnitWriter],
-        copied: frozenset[str],
-    ) -> None:
-        for name, writer in writers.items():
-            own = self._texts.get(name)
-            writer.begin(built if own is None else replace(built, embeddings=own.embeddings_of(stored, built.plan)))
-        for name, _, _ in unit.group.views:
-            pictures = partial(self._pictures.of, stored, name, numbers.frames)
-            decoding = list(writers.values())
-            if name in copied:
-                video = self._videos.of((stored, numbers.frames), name)
-                for copying in [one for one in decoding if isinstance(one, CopyingWriter) and one.copies]:
-                    copying.copy(name, video, pictures)
-                    decoding.remove(copying)
-            step = 0
-            for chunk in pictures(np.arange(numbers.num_steps)) if decoding else ():
-                for writer in decoding:
-                    writer.frames(name, step, chunk)
-                step += len(chunk)
-        for writer in writers.values():
-            writer.end()
 
     def _read_latents(self, stored: StoredEpisode) -> dict[str, list[LatentClip]]:
         encoder, views = cast(LatentChoice, self._latents)

@@ -62,6 +62,7 @@ class GroupProof:
         self._chosen = frozenset(ids[:num_episodes])
         self._probes: dict[str, Probe] = {}
         self._places: dict[str, str] = {}
+        self._shown_in: dict[str, str] = {}
         self._windowed: dict[str, bool] = {}
         self._seen: dict[tuple[str, str], list[np.ndarray]] = {}
         self._broken: set[str] = set()
@@ -75,7 +76,8 @@ class GroupProof:
                     result.skipped.append(told)
                 continue
             self._windowed[name] = form.windowed
-            where = folder / (form.beside or name) / group["name"]
+            self._shown_in[name] = form.beside or name
+            where = folder / self._shown_in[name] / group["name"]
             self._places[name] = str(where)
             try:
                 self._probes[name] = registry.load("probes", name).open_group(where, group)
@@ -217,7 +219,9 @@ class GroupProof:
             if self._group["robot"] in _MARKED:
                 yield from self._marks(view, shown, ids)
             if self._pictures is not None and stored is not None and numbers is not None:
-                given = np.concatenate(list(self._pictures.of(stored, view, numbers.frames, steps)))
+                size = self._recipe.size_of(self._shown_in[name])
+                chunks = self._pictures.in_sizes(stored, view, numbers.frames, steps, [size])
+                given = np.concatenate([chunk for (chunk,) in chunks])
                 yield from self._compared(view, shown, given, np.flatnonzero(np.isin(steps, run)))
 
     def _marks(self, view: str, shown: np.ndarray, ids: Sequence[int] | np.ndarray) -> Iterator[str]:

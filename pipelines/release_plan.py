@@ -5,7 +5,7 @@ The words that the build line and the families of formats share; ``pipelines.for
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -181,6 +181,19 @@ def planned_counts(group: GroupPlan, recipe: BuildRecipe, units: Sequence[UnitPl
         "frames": windows * recipe.horizon * len(group.views),  # a window past the end is padded
         "episodes": sum(1 for episode in episodes if episode.num_samples),
     }
+
+
+def sized_group(group: GroupPlan, recipe: BuildRecipe, place: str) -> GroupPlan:
+    """``group`` as the formats in the folders of ``place`` show it: with pictures of their own size where they have one."""
+    size = recipe.sizes.get(place)
+    if size is None:
+        return group
+    return replace(group, views=tuple((view, size.height_px, size.width_px) for view, _, _ in group.views))
+
+
+def sized(unit: UnitPlan, recipe: BuildRecipe, place: str) -> UnitPlan:
+    """The same of a unit."""
+    return replace(unit, group=sized_group(unit.group, recipe, place))
 
 
 class UnitProgress:

@@ -8,7 +8,7 @@ native video library: those are in the child alone (``video_child``).
 import contextlib
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from schemas.errors import DecodeError
 from schemas.recipes import ViewsRecipe
 
 THUMBNAIL_HEIGHT_PX = 48
+_AS_IT_IS = ViewsRecipe(fit="stretch", filter="bilinear")
 
 
 @dataclass(slots=True)
@@ -31,14 +32,22 @@ class _Session:
 
     child: DecodingChild
     number: int
-    shape: tuple[int, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    """Of a frame, in each size."""
     slot: int
     memory: int
     budget: Budget
     where: str
     is_open: bool = field(default=True)
 
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Of what comes for each frame: it, or the bytes of all its sizes."""
+        return self.shapes[0] if len(self.shapes) == 1 else (sum(map(math.prod, self.shapes)),)
 
+
+Size = tuple[int | None, int | None]
+"""Height and width in pixels, each as in ``ViewsRecipe``."""
 Pixels = Literal["rgb", "gray", "depth"]
 """What of a frame is decoded: colors, brightness, or one number of 16 bits."""
 
@@ -61,8 +70,24 @@ class VideoTools(VideoFiles):
         turned up, red and blue put in their places.
         Raises DecodeError; ValueError for ``frame_ids`` out of range or order.
         """
-        for chunk in self._chunks(view, where, _ids(frame_ids, view.num_frames), views, "rgb"):
-            yield _set_right(chunk, view.picture)
+        views = views or _AS_IT_IS
+        for (chunk,) in self.decode_sizes(view, where, frame_ids, views, [(views.height_px, views.width_px)]):
+            yield chunk
+
+    def decode_sizes(
+        self,
+        view: EncodedView,
+        where: str,
+        frame_ids: np.ndarray | None,
+        views: ViewsRecipe,
+        sizes: Sequence[Size],
+    ) -> Iterator[tuple[np.ndarray, ...]]:
+        """The same from one decode in each of ``sizes`` (height, width; None as in ``ViewsRecipe``), fitted as ``views`` says.
+
+        Chunks hold fewer frames the more sizes there are. Errors as in ``decode``.
+        """
+        for chunks in self._chunks(view, where, _ids(frame_ids, view.num_frames), views, sizes, "rgb"):
+            yield tuple(_set_right(chunk, view.picture) for chunk in chunks)
 
     def decode_depth(self, view: EncodedView, where: str, frame_ids: np.ndarray | None = None) -> Iterator[np.ndarray]:
         """uint16 chunks [n, H, W] of depth frames, exactly the numbers that are stored: gray PNG or gray video.
@@ -70,7 +95,8 @@ class VideoTools(VideoFiles):
         Frames, checks and errors as in ``decode``; the size is the source's. DecodeError ``unsupported_codec`` for pixels
         that are no single number of up to 16 bits.
         """
-        for chunk in self._chunks(view, where, _ids(frame_ids, view.num_frames), None, "depth"):
+        ids = _ids(frame_ids, view.num_frames)
+        for (chunk,) in self._chunks(view, where, ids, _AS_IT_IS, [(None, None)], "depth"):
             yield np.ascontiguousarray(chunk).view("<u2")[..., 0].astype(np.uint16, copy=False)
 
     def thumbnails(self, view: EncodedView, where: str) -> Iterator[np.ndarray]:
@@ -81,14 +107,21 @@ class VideoTools(VideoFiles):
         height = min(THUMBNAIL_HEIGHT_PX, view.height_px)
         width = max(1, round(view.shown_width_px * height / view.height_px))
         recipe = ViewsRecipe(height_px=height, width_px=width, fit="stretch", filter="area")
-        return self._chunks(view, where, None, recipe, "gray")
+        for (chunk,) in self._chunks(view, where, None, recipe, [(height, width)], "gray"):
+            yield chunk
 
     def _chunks(
-        self, view: EncodedView, where: str, ids: np.ndarray | None, views: ViewsRecipe | None, pixels: Pixels
-    ) -> Iterator[np.ndarray]:
+        self,
+        view: EncodedView,
+        where: str,
+        ids: np.ndarray | None,
+        views: ViewsRecipe,
+        sizes: Sequence[Size],
+        pixels: Pixels,
+    ) -> Iterator[tuple[np.ndarray, ...]]:
         expected = view.num_frames if ids is None else len(ids)
         self._check_bytes(view.num_bytes, where)
-        session = self._open(view, where, ids, views, pixels)
+        session = self._open(view, where, ids, views, sizes, pixels)
         given = 0
         try:
             while session.is_open:
@@ -102,31 +135,39 @@ class VideoTools(VideoFiles):
                     session.child.end()
                     raise DecodeError(f"{given} frames given, {expected} wanted", where, reason="decoder_crashed")
                 if len(chunk):
-                    yield chunk
+                    yield _parted(chunk, session.shapes)
         finally:
             os.close(session.memory)
             self._stop(session)
 
     def _open(
-        self, view: EncodedView, where: str, ids: np.ndarray | None, views: ViewsRecipe | None, pixels: Pixels
+        self,
+        view: EncodedView,
+        where: str,
+        ids: np.ndarray | None,
+        views: ViewsRecipe,
+        sizes: Sequence[Size],
+        pixels: Pixels,
     ) -> _Session:
         message: dict[str, Any] = {
             "do": "decode", "container": view.container, "codec": view.codec, "width_px": view.width_px,
             "height_px": view.height_px, "first_frame": view.first_frame, "num_frames": view.num_frames,
             "exact": view.how != "cut", "pixels": pixels, "part": view.part, "num_ids": None if ids is None else len(ids),
-            "height": views.height_px if views else None, "width": views.width_px if views else None,
-            "fit": views.fit if views else "stretch", "filter": views.filter if views else "bilinear",
+            "sizes": [list(size) for size in sizes], "fit": views.fit, "filter": views.filter,
         }  # fmt: skip
         budget = self._budget()
         with self._lock, files_of([view.data] if ids is None else [view.data, ids.data]) as descriptors:
             child = self._ready_child()
             reply, received = self._ask(child, message, descriptors, budget, where)
             with child.believed(received, where):
-                shape, slot = tuple(int(side) for side in reply["shape"]), count_in(reply, "slot")
-                if slot < 1 or min(shape) < 1 or slot * math.prod(shape) > os.fstat(received[0]).st_size:
+                shapes = tuple(tuple(int(side) for side in shape) for shape in reply["shapes"])
+                slot, frame_bytes = count_in(reply, "slot"), sum(map(math.prod, shapes))
+                if len(shapes) != len(sizes) or min(min(shape) for shape in shapes) < 1:
+                    raise video_wire.Nonsense
+                if slot < 1 or slot * frame_bytes > os.fstat(received[0]).st_size:
                     raise video_wire.Nonsense
                 number = count_in(reply, "session")
-                session = _Session(child, number, shape, slot, os.dup(received[0]), budget, where)
+                session = _Session(child, number, shapes, slot, os.dup(received[0]), budget, where)
             child.open_sessions += 1
             return session
 
@@ -139,7 +180,7 @@ class VideoTools(VideoFiles):
                     count = count_in(reply, "count")
                     if count > session.slot or (count == 0 and not reply["last"]):
                         raise video_wire.Nonsense
-                    chunk = np.empty((count, *session.shape), np.uint8)
+                    chunk = np.empty((count, *session.frame_shape), np.uint8)
                     if count:
                         video_wire.read_into(session.memory, memoryview(chunk), 0)
             except DecodeError:
@@ -164,6 +205,16 @@ class VideoTools(VideoFiles):
                     with contextlib.suppress(DecodeError):  # then it is dead, and the next file gets a new one
                         message = {"do": "stop", "session": session.number}
                         self._ask(session.child, message, [], self._budget(), session.where)
+
+
+def _parted(chunk: np.ndarray, shapes: Sequence[tuple[int, ...]]) -> tuple[np.ndarray, ...]:
+    """Frames of one shape as they are; uint8 [n, bytes of a frame in all sizes] as a chunk of frames in each."""
+    if len(shapes) == 1:
+        return (chunk,)
+    ends = np.cumsum([math.prod(shape) for shape in shapes])
+    return tuple(
+        part.reshape(len(chunk), *shape) for part, shape in zip(np.split(chunk, ends[:-1], axis=1), shapes, strict=True)
+    )
 
 
 def _set_right(frames: np.ndarray, picture: Picture) -> np.ndarray:

@@ -34,7 +34,7 @@ class _Session:
 
     frames: Generator[np.ndarray]
     slot: np.ndarray
-    """uint8 [n, H, W, 3] or [n, H, W] in the memory file the owner reads."""
+    """uint8 [n, H, W, 3] or [n, H, W], in several sizes [n, bytes of all], in the memory file the owner reads."""
     input: int
     """Descriptor of the video file."""
     output: "_Output"
@@ -164,15 +164,17 @@ class Child:
             raise
 
     def _open_session(self, source: int, plan: FramePlan) -> None:
-        frame_bytes = math.prod(plan.shape)
+        shapes = [one.shape for one in plan.sizes]
+        frame_bytes = sum(map(math.prod, shapes))
         count = max(1, min(CHUNK_FRAMES, CHUNK_BYTES // frame_bytes))
         spare, self._spare = self._spare, None
         if spare is None or len(spare.mapped) < count * frame_bytes:
             spare = _Output.of_size(max(CHUNK_BYTES, count * frame_bytes))
-        slot = np.frombuffer(spare.mapped, np.uint8, count * frame_bytes).reshape(count, *plan.shape)
+        frame_shape = shapes[0] if len(shapes) == 1 else (frame_bytes,)
+        slot = np.frombuffer(spare.mapped, np.uint8, count * frame_bytes).reshape(count, *frame_shape)
         self._next_session += 1
         self._sessions[self._next_session] = _Session(frames(plan), slot, source, spare)
-        reply = {"kind": "session", "session": self._next_session, "shape": plan.shape, "slot": count}
+        reply = {"kind": "session", "session": self._next_session, "shapes": shapes, "slot": count}
         video_wire.send(self._link, reply, [spare.descriptor])
 
     def _end(self, session: _Session) -> None:

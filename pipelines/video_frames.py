@@ -82,6 +82,8 @@ class FramePlan:
     """``rgb``, ``gray`` or ``depth``."""
     left_half: bool
     """Whether only the left half of each frame is shown."""
+    more: tuple[Placement, ...] = ()
+    """Further sizes that each frame is also shown in."""
 
     @property
     def gray(self) -> bool:
@@ -91,8 +93,13 @@ class FramePlan:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one frame: (H, W, 3), (H, W) in gray, (H, W, 2) for the two bytes of a depth, the low one first."""
-        more = {"rgb": (3,), "gray": (), "depth": (2,)}
-        return (*self.placement.target, *more[self.pixels])
+        channels = {"rgb": (3,), "gray": (), "depth": (2,)}
+        return (*self.placement.target, *channels[self.pixels])
+
+    @property
+    def sizes(self) -> list["FramePlan"]:
+        """For each size the plan of showing it alone."""
+        return [dataclasses.replace(self, placement=one, more=()) for one in (self.placement, *self.more)]
 
 
 def plan_frames(
@@ -120,8 +127,8 @@ def plan_frames(
     positions = np.arange(first, first + count) if wanted is None else first + wanted
     left_half = request["part"] == "left_half"
     shown = (size[0], size[1] // 2) if left_half else size
-    placement = place(shown, request["height"], request["width"], request["fit"])
-    for rows, columns in (placement.scaled, placement.target):
+    placements = [place(shown, height, width, request["fit"]) for height, width in request["sizes"]]
+    for rows, columns in (size for placement in placements for size in (placement.scaled, placement.target)):
         if rows * columns > limits["max_pixels"]:
             raise Refusal("too_large", f"{columns} x {rows} pixels after scaling", "choose another fit or size")
     return FramePlan(
@@ -130,7 +137,8 @@ def plan_frames(
         facts=facts,
         wanted=np.asarray(positions, dtype=np.int64),
         whole=wanted is None,
-        placement=placement,
+        placement=placements[0],
+        more=tuple(placements[1:]),
         interpolation=_FILTERS[request["filter"]],
         pixels=request["pixels"],
         left_half=left_half,
@@ -165,8 +173,11 @@ def _runs(plan: FramePlan) -> list[_Run]:
 
 
 def frames(plan: FramePlan) -> Generator[np.ndarray]:
-    """The wanted frames, uint8 [H, W, 3] or [H, W]; each is valid until the next is asked for. Raises Refusal."""
-    renderer = _Renderer(plan)
+    """The wanted frames, uint8 [H, W, 3] or [H, W], in several sizes [bytes of all]; each is valid until the next is asked for.
+
+    Raises Refusal.
+    """
+    renderer = _Several(plan) if plan.more else _Renderer(plan)
     for run in _runs(plan):
         with refused(), opened(plan.descriptor, plan.limits) as (container, stream, _):
             _set_up(stream, plan.limits)
@@ -200,7 +211,7 @@ def _packets_from(plan: FramePlan, run: _Run, container: InputContainer, stream:
 
 
 def _video_frames(
-    plan: FramePlan, run: _Run, container: InputContainer, stream: VideoStream, renderer: "_Renderer"
+    plan: FramePlan, run: _Run, container: InputContainer, stream: VideoStream, renderer: "_Renderer | _Several"
 ) -> Iterator[np.ndarray]:
     facts = plan.facts
     shown = np.sort(facts.pts[facts.is_shown])
@@ -244,7 +255,7 @@ def _check_frame(frame: VideoFrame, position: int, shown: np.ndarray, facts: Fac
 
 
 def _still_frames(
-    plan: FramePlan, run: _Run, container: InputContainer, stream: VideoStream, renderer: "_Renderer"
+    plan: FramePlan, run: _Run, container: InputContainer, stream: VideoStream, renderer: "_Renderer | _Several"
 ) -> Iterator[np.ndarray]:
     if np.any(np.diff(plan.facts.pts) <= 0):
         raise Refusal("bad_times", "single images out of order")
@@ -395,6 +406,21 @@ class _Renderer:
         top, left = (height - rows) // 2, (width - columns) // 2
         self._canvas[top : top + rows, left : left + columns] = picture
         return self._canvas
+
+
+class _Several:
+    """Shows every frame in several sizes: their bytes, one size after the other."""
+
+    def __init__(self, plan: FramePlan) -> None:
+        self._each = [_Renderer(one) for one in plan.sizes]
+
+    def from_video(self, frame: VideoFrame) -> np.ndarray:
+        """As ``_Renderer``."""
+        return np.concatenate([one.from_video(frame).reshape(-1) for one in self._each])
+
+    def from_image(self, image: np.ndarray) -> np.ndarray:
+        """As ``_Renderer``."""
+        return np.concatenate([one.from_image(image).reshape(-1) for one in self._each])
 
 
 def _depth_of(frame: VideoFrame) -> np.ndarray:

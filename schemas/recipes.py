@@ -13,7 +13,7 @@ from schemas.embodiment import VIEW_SLOTS, ViewSlot
 from schemas.errors import RecipeError
 from schemas.findings import Severity
 from schemas.fingerprint import fingerprint
-from schemas.release_choices import CtrlWorldRecipe, NamesRecipe, SplitRecipe, TextChoice
+from schemas.release_choices import CtrlWorldRecipe, NamesRecipe, SizeRecipe, SplitRecipe, TextChoice
 from schemas.text_recipe import TextRecipe
 from schemas.time import parse_rate, parse_seconds, rate_text
 
@@ -254,6 +254,8 @@ class BuildRecipe(_Frozen):
     texts: TextChoice | None = None
     """Which embeddings of instructions to join; needed by formats that carry them."""
     video: VideoRecipe = VideoRecipe()
+    sizes: dict[str, SizeRecipe] = {}
+    """By format, of those that show another size than ``views``: all come from one decode."""
     names: NamesRecipe = NamesRecipe()
     split: SplitRecipe = SplitRecipe()
     ctrlworld: CtrlWorldRecipe = CtrlWorldRecipe()
@@ -281,7 +283,17 @@ class BuildRecipe(_Frozen):
         others = sorted(set(self.texts.formats) - set(self.formats)) if self.texts else []
         if others:
             raise ValueError(f"texts.formats has {others[0]!r}, which is none of the formats {', '.join(self.formats)}")
+        odd = sorted(set(self.sizes) - set(self.formats))
+        if odd:
+            raise ValueError(f"sizes has {odd[0]!r}, which is none of the formats {', '.join(self.formats)}")
+        if self.sizes and (self.views.canvas or self.content == "latents"):
+            raise ValueError("sizes are of pictures of single views; a canvas has its own, and latents have none")
         return self
+
+    def size_of(self, place: str) -> tuple[int | None, int | None]:
+        """Height and width of the pictures in the folders of the format ``place``; None: as the source or the canvas has it."""
+        one = self.sizes.get(place, self.views)
+        return one.height_px, one.width_px
 
 
 Recipe = IngestRecipe | EncodeRecipe | BuildRecipe | TextRecipe

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.action_recipe import PartKind
+from schemas.canvas import MAX_EDGE_PX
 from schemas.text_recipe import Step, TextDtype
 
 MAX_VIEW_NAME = 100
@@ -22,6 +23,13 @@ class SplitRecipe(_Frozen):
     """About this part of the episodes of each group is ``val``; 0: all are ``train``."""
     by_success: bool = False
     """Whether successes, failures and episodes of which neither is known are groups, and so folders, of their own."""
+
+
+class SizeRecipe(_Frozen):
+    """The size of pictures."""
+
+    height_px: int = Field(gt=0, le=MAX_EDGE_PX)
+    width_px: int = Field(gt=0, le=MAX_EDGE_PX)
 
 
 class ColumnRecipe(_Frozen):

@@ -153,7 +153,7 @@ answer = {
     "empty": lambda: video_wire.send(link, {}),
     "liar": lambda: video_wire.send(link, {"kind": "done", "frames": 2**40, "keys": 0, "facts": {}},
                                     [video_wire.memory_file([b"short"])]),
-    "frames": lambda: video_wire.send(link, {"kind": "session", "session": 1, "shape": [10**6, 10**6, 3], "slot": 64},
+    "frames": lambda: video_wire.send(link, {"kind": "session", "session": 1, "shapes": [[10**6, 10**6, 3]], "slot": 64},
                                       [video_wire.memory_file([b"short"])]),
     "exits": lambda: sys.exit(3),
 }[sys.argv[1]]

@@ -22,6 +22,8 @@ from pipelines.release_plan import (
     UnitPlan,
     UnitProgress,
     planned_counts,
+    sized,
+    sized_group,
 )
 from schemas.recipes import BuildRecipe
 
@@ -137,4 +139,6 @@ __all__ = [
     "UnitWriter",
     "describe_group",
     "planned_counts",
+    "sized",
+    "sized_group",
 ]
