@@ -1,6 +1,7 @@
 """The recipes that are shipped for trainers: each builds from sample recordings, and what its trainer asks for is there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,18 @@ import pytest
 
 from jobs import ingest
 from jobs.options import IngestOptions
+from pipelines.action_plan import ActionPlan
+from pipelines.build_stats import moved_slots
+from pipelines.cards import load_embodiment
+from pipelines.gear_meta import modality as modality_of
+from pipelines.stats_export import called
 from pipelines.video_writer import VideoWriter
 from schemas.errors import RecipeError
 from schemas.recipes import BuildRecipe, IngestRecipe, VideoRecipe, load_recipe
 from schemas.time import parse_rate
 from tests.chain import read_json, run_build
 from tests.droid_tree import EXT1, EXT2, FOLDER, UUID, WRIST, columns, metadata, write_recording
+from tests.fake_build import make_build
 from tests.gap_lake import GAP, REST, SECOND_TASK, TASKS, gap_lake
 from tests.gap_lake import NUM_STEPS as GAP_STEPS
 
@@ -60,7 +67,7 @@ def vector(table: pd.DataFrame, name: str) -> np.ndarray:
 
 def test_every_recipe_for_a_trainer_is_tested() -> None:
     shipped = {path.stem for path in RECIPES.glob("*.toml")} - {"ingest", "encode", "texts", "build"}
-    assert {"dreamzero", "groot", "cosmos3", "lerobot"} <= shipped
+    assert {"dreamzero", "groot", "groot_gr1", "cosmos3", "lerobot"} <= shipped
 
 
 @pytest.mark.parametrize(("name", "tag"), [("dreamzero", "oxe_droid"), ("groot", "new_embodiment")])
@@ -223,3 +230,18 @@ def test_names_of_parts_that_cannot_be(parts: dict[str, str], message: str, droi
 def test_two_parts_of_one_name_are_no_recipe() -> None:
     with pytest.raises(RecipeError, match="two parts would have one name"):
         load_recipe(BuildRecipe, "", "test", {"names": {"parts": {"waist": "neck", "head": "neck"}}})
+
+
+def test_gr_1_is_called_as_in_its_own_configurations() -> None:
+    """``FourierGr1ArmsOnlyDataConfig`` and ``FourierGr1ArmsWaistDataConfig`` (gr00t/experiment/data_config.py)."""
+    chosen, group = recipe("groot_gr1"), make_build((1,)).group
+    card = load_embodiment("gr1")
+    found = modality_of(replace(group, card=card, views=(("ego_view", 32, 64),)), chosen)
+    told = {"left_arm": (0, 7), "left_hand": (7, 13), "left_leg": (13, 19), "neck": (19, 22), "right_arm": (22, 29),
+            "right_hand": (29, 35), "right_leg": (35, 41), "waist": (41, 44)}  # fmt: skip
+    for kind in ("state", "action"):
+        assert {name: (entry["start"], entry["end"]) for name, entry in found[kind].items()} == told
+    assert chosen.names.view("primary") == "ego_view"
+    assert "human.coarse_action" in found["annotation"]
+    moved = moved_slots(ActionPlan.of(card, chosen.actions))
+    assert {*called(moved, chosen.names)} == {"left_arm", "right_arm", "left_hand", "right_hand", "waist"}
