@@ -15,6 +15,7 @@ from pipelines.action_plan import ActionPlan
 from pipelines.chunk_stats import ChunkSketch, ChunkStats, Outliers, StatsOf, outliers, require_same
 from pipelines.stats import Stats, sketch, stats_from_json
 from pipelines.stats_export import (
+    called,
     fastwam_dataset_stats,
     gear_relative_horizon_stats,
     gear_relative_stats,
@@ -335,7 +336,7 @@ def _form_files(
         "stats.json": gear_stats({name: stats for name, stats in columns.items() if len(stats.mean)})
     }
     if recipe.actions.reference != "absolute":
-        parts = _moved_stats(plan, chunks)
+        parts = called(_moved_stats(plan, chunks), recipe.names)
         files["relative_stats_dreamzero.json"] = gear_relative_stats(parts)
         files["relative_horizon_stats_dreamzero.json"] = gear_relative_horizon_stats(parts)
     return files

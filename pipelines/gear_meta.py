@@ -9,17 +9,20 @@ from itertools import groupby
 from typing import Any
 
 from pipelines.chunk_stats import ChunkStats
-from pipelines.lerobot_tables import ACTION, STATE, columns_of, video_key
+from pipelines.lerobot_tables import ACTION, STATE, Column, columns_of, video_key
 from pipelines.parts import Part, is_measure, parts_of
 from pipelines.release_plan import GroupPlan
-from pipelines.stats_export import gear_relative_horizon_stats, gear_relative_stats
+from pipelines.stats_export import called, gear_relative_horizon_stats, gear_relative_stats
 from schemas.embodiment import Channel, ChannelKind
+from schemas.errors import RecipeError
 from schemas.recipes import BuildRecipe
 
 LANGUAGES = tuple(f"annotation.language.language_instruction{suffix}" for suffix in ("", "_2", "_3"))
 """Columns of task indices: the instruction of a step and two others of the episode; where there are fewer, they repeat."""
 
 _WORDS = {"joints": "joint"}
+_TURNING = (ChannelKind.EULER, ChannelKind.QUATERNION, ChannelKind.AXIS_ANGLE, ChannelKind.ANGLE)
+"""Kinds whose difference is a turn, where the loaders subtract the numbers."""
 _Run = tuple[str, tuple[int, ...]]
 """A name, and neighboring channels."""
 
@@ -31,28 +34,42 @@ def modality(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
     one entry, called as the end of its name where no other is. ``rotation_type`` is said of axis-angle vectors only: by
     ``quaternion`` the loaders mean the real part first, and by ``euler_angles_...`` turns about moving axes
     (``RotationTransform`` of ``gr00t/data/transform/state_action.py``, through pytorch3d), which is not what stands here.
+    Raises RecipeError where ``names.parts`` names what the robot lacks, or gives two parts one name.
     """
-    card = group.card
+    own = {column: dict(_runs(_layout(group, column), _parts(group, column))) for column in (STATE, ACTION)}
+    _check_named(group, recipe, {name for parts in own.values() for name in parts})
     found: dict[str, Any] = {
-        "state": {
-            name: _entry(STATE, run, card.proprio, recipe) for name, run in _runs(card.proprio, _parts(group, STATE))
-        },
-        "action": {
-            name: _entry(ACTION, run, card.action, recipe) for name, run in _runs(card.action, _parts(group, ACTION))
-        },
+        kind: {
+            name: _entry(column, run, _layout(group, column), recipe)
+            for name, run in called(own[column], recipe.names).items()
+        }
+        for kind, column in (("state", STATE), ("action", ACTION))
     }
-    for name, column in columns_of(group, recipe).items():
-        if name in (STATE, ACTION):
-            continue
-        kind, layout = ("action", card.action) if column.of == "action" else ("state", card.proprio)
+    for name, column in _further(group, recipe).items():
+        kind, whole = ("action", ACTION) if column.of == "action" else ("state", STATE)
         last = name.rpartition(".")[2]
         label = name.replace(".", "_") if last in found[kind] else last
-        entry = _entry(name, column.channels, layout, recipe)
+        entry = _entry(name, column.channels, _layout(group, whole), recipe)
         found[kind][label] = entry | {"start": 0, "end": len(column.channels), "rotation_type": None}
+    languages = {name.removeprefix("annotation."): {"original_key": name} for name in LANGUAGES}
+    if recipe.names.instruction:
+        languages[recipe.names.instruction] = {"original_key": LANGUAGES[0]}
     return found | {
         "video": {view: {"original_key": video_key(recipe, view)} for view, _, _ in group.views},
-        "annotation": {name.removeprefix("annotation."): {"original_key": name} for name in LANGUAGES},
+        "annotation": languages,
     }
+
+
+def _check_named(group: GroupPlan, recipe: BuildRecipe, there: set[str]) -> None:
+    missing = [name for name in recipe.names.parts if name not in there]
+    if missing:
+        told = f"it has {', '.join(sorted(there))}" if there else "it has none"
+        hint = f"{told}; leave other robots out with --where"
+        raise RecipeError(f"{group.card.name} has no part {missing[0]!r}", "names.parts", hint)
+
+
+def _further(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Column]:
+    return {name: column for name, column in columns_of(group, recipe).items() if name not in (STATE, ACTION)}
 
 
 def embodiment(group: GroupPlan, recipe: BuildRecipe) -> dict[str, str]:
@@ -64,19 +81,53 @@ def relative_files(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
     """Name -> JSON of the statistics of relative actions, in ``meta``; {} where the loaders' own would be of something else.
 
     They take the action of each step of the horizon minus the state at its start, so these are written where the recipe's
-    chunks are that: of actions as recorded, relative to the state at the start of the chunk. Those by step are left out where
-    ``build_stats`` has none; the loaders then take their own.
+    chunks are that: of actions as recorded, relative to the state at the start of the chunk. Of what turns (rotations, angles)
+    the recipe's difference is the turn between the two, which the loaders do not take: GR00T's file leaves such parts out, and
+    DreamZero's, which stand for all of its parts or none, are not written. Those by step are left out where ``build_stats``
+    has none. Whatever is left out, the loaders compute.
     """
     actions = recipe.actions
     as_theirs = (actions.source, actions.base, actions.lead, actions.pose_scale) == ("action", "state", 0, 1.0)
-    if not group.relative or not as_theirs or recipe.normalize != "none":
+    if not group.relative or not as_theirs or actions.frame == "tool" or recipe.normalize != "none":
         return {}
-    parts = _split(group.relative, _runs(group.card.action, _parts(group, ACTION)))
-    files: dict[str, Any] = {"relative_stats_dreamzero.json": gear_relative_stats(parts)}
-    if all(stats.steps for stats in parts.values()):
-        by_step = gear_relative_horizon_stats(parts)
-        files |= {"relative_horizon_stats_dreamzero.json": by_step, "relative_stats.json": by_step}
+    layout = group.card.action
+    runs = _runs(layout, _parts(group, ACTION))
+    turning = {name for name, run in runs if any(layout[channel].kind in _TURNING for channel in run)}
+    parts = _split(group.relative, runs)
+    known = {name: stats for name, stats in parts.items() if name not in turning}
+    found = called(known, recipe.names) | _finer(group, recipe, known, dict(runs))
+    whole = len(known) == len(parts)
+    files: dict[str, Any] = {"relative_stats_dreamzero.json": gear_relative_stats(found)} if whole else {}
+    if found and all(stats.steps for stats in found.values()):
+        files["relative_stats.json"] = by_step = gear_relative_horizon_stats(found)
+        files |= {"relative_horizon_stats_dreamzero.json": by_step} if whole else {}
     return files
+
+
+def _finer(
+    group: GroupPlan, recipe: BuildRecipe, parts: Mapping[str, ChunkStats], runs: Mapping[str, tuple[int, ...]]
+) -> dict[str, ChunkStats]:
+    """Of the further columns that are within one of ``parts``, where states have a column of that name with these channels."""
+    found: dict[str, ChunkStats] = {}
+    told = modality(group, recipe)
+    names = {
+        kind: {entry["original_key"]: label for label, entry in told[kind].items()} for kind in ("state", "action")
+    }
+    further = _further(group, recipe)
+    states = {names["state"][name]: column.names for name, column in further.items() if column.of == "proprio"}
+    for name, column in further.items():
+        label = names["action"].get(name, "")
+        if column.of != "action" or column.flip or states.get(label) != column.names:
+            continue
+        for own, stats in parts.items():
+            run = runs.get(own, ())
+            if {*column.channels} <= {*run} and len(run) == len(stats.overall.mean):
+                found[label] = stats.channels([run.index(channel) for channel in column.channels])
+    return found
+
+
+def _layout(group: GroupPlan, column: str) -> tuple[Channel, ...]:
+    return group.card.action if column == ACTION else group.card.proprio
 
 
 def _parts(group: GroupPlan, column: str) -> tuple[Part, ...]:

@@ -69,6 +69,7 @@ class _LeRobotV2Unit:
         self._unit, self._recipe, self._folder = unit, recipe, folder
         self._progress = UnitProgress(unit)
         self._rows = Rows(unit.group, recipe, LANGUAGES)
+        modality(unit.group, recipe)  # names that cannot be are told before any work
         self._levels = PictureLevels(view for view, _, _ in unit.group.views)
         for episode in unit.episodes:
             check_times(unit.group, episode, 0, _TOO_LONG)

@@ -14,7 +14,8 @@ import numpy as np
 
 from pipelines.chunk_stats import ChunkStats
 from pipelines.stats import QUANTILES, Stats
-from schemas.errors import FingerprintMismatch, LayoutError
+from schemas.errors import FingerprintMismatch, LayoutError, RecipeError
+from schemas.release_choices import NamesRecipe
 
 GIGAWORLD_WIDTH = 32
 """Of the vectors of GigaWorld-Policy 0.5; its own script calls it ``--model-dim``."""
@@ -57,6 +58,17 @@ def gear_stats(columns: Mapping[str, Stats]) -> dict[str, dict[str, list[float]]
     column of floats is missing (``gr00t/data/stats.py``, ``check_stats_validity``).
     """
     return {column: _named(stats, GEAR) for column, stats in columns.items()}
+
+
+def called[Of](parts: Mapping[str, Of], names: NamesRecipe) -> dict[str, Of]:
+    """``parts`` by the names that ``names.parts`` gives them. Raises RecipeError where two would have one name."""
+    found: dict[str, Of] = {}
+    for own, part in parts.items():
+        name = names.parts.get(own, own)
+        if name in found:
+            raise RecipeError(f"two parts would be called {name!r}", "names.parts", "name both")
+        found[name] = part
+    return found
 
 
 def gear_relative_stats(parts: Mapping[str, ChunkStats]) -> dict[str, dict[str, list[float]]]:

@@ -61,6 +61,12 @@ class NamesRecipe(_Frozen):
     """Before the names of views in LeRobot's formats; Cosmos 3 wants ``observation.image.``."""
     columns: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$")], ColumnRecipe] = {}
     """Further columns of LeRobot's formats, such as ``"action.joint_position"``."""
+    parts: dict[str, Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]] = {}
+    """By the name in ``modality.json``, such as ``left_joint_position = "left_arm"``: what the configurations of GR00T and
+    DreamZero call this part of the vectors; those not named keep their own."""
+    instruction: str = Field(default="", pattern=r"^([A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*)?$")
+    """What those configurations call the instruction, behind ``annotation.``, such as ``human.coarse_action``: one name more
+    in ``modality.json``."""
     embodiment: str = ""
     """The ``embodiment_tag`` of GR00T and DreamZero, such as ``oxe_droid``; empty: the name of the robot."""
     joined_by: str = ""
@@ -79,6 +85,13 @@ class NamesRecipe(_Frozen):
             raise ValueError(f"names of views are folders, and have at most {MAX_VIEW_NAME} letters")
         if len(set(value.values())) != len(value):
             raise ValueError("two views would have one name")
+        return value
+
+    @field_validator("parts")
+    @classmethod
+    def _are_different(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(set(value.values())) != len(value):
+            raise ValueError("two parts would have one name")
         return value
 
     def view(self, slot: str) -> str:

@@ -323,3 +323,34 @@ def test_again_is_nothing_new_and_retry_takes_up_what_failed(chain: Chain) -> No
     counts = Counter(row["outcome"] for row in Lake.open(chain.lake).rows("episodes", ["outcome"]))
     assert counts == {"kept": 41, "failed": 97}
     assert wamloom("verify", chain.lake).code == 0
+
+
+def test_gr_1_under_the_names_of_its_own_modality(chain: Chain) -> None:
+    """What GR00T's loader takes by part, instruction and statistics of relative actions, against the source's own description."""
+    recipe = Path(__file__).resolve().parents[1] / "jobs/recipes/groot_gr1.toml"
+    assert chain.build("groot_gr1", "--recipe", str(recipe), *SMALL, "--where", "embodiment = 'gr1'").code == 0
+    root, source = chain.releases / "groot_gr1/lerobot_v21/gr1", real_data("gr00t_gr1_sim_lerobot_v2")
+    modality, theirs = (read_json(folder / "meta/modality.json") for folder in (root, source))
+    assert {*modality["state"]} == {*theirs["state"]}
+    assert {*modality["video"]} == {*theirs["video"]}
+    relative = read_json(root / "meta/relative_stats.json")
+    moved: dict[str, list[np.ndarray]] = {name: [] for name in relative}
+    assert {*moved} == {"left_arm", "right_arm", "left_hand", "right_hand", "waist"}
+    for line in map(json.loads, (root / "meta/episodes.jsonl").read_text().splitlines()):
+        ours = pq.read_table(root / f"data/chunk-000/episode_{line['episode_index']:06d}.parquet")
+        recorded = pq.read_table(source / f"data/chunk-000/{line['lineage']['source_key']}.parquet")
+        for kind, column in (("state", "observation.state"), ("action", "action")):
+            for name, entry in theirs[kind].items():
+                place = modality[kind][name]
+                found = vectors(ours[place["original_key"]])[:, place["start"] : place["end"]]
+                told = vectors(recorded[column])[:, entry["start"] : entry["end"]].astype(np.float32)
+                np.testing.assert_array_equal(found, told)
+        for name, chunks in moved.items():
+            span = slice(modality["action"][name]["start"], modality["action"][name]["end"])
+            state, action = (vectors(ours[column])[:, span] for column in ("observation.state", "action"))
+            starts = np.arange(len(state) - HORIZON + 1)
+            chunks.append(action[starts[:, None] + np.arange(HORIZON)] - state[starts][:, None])
+    for name, episodes in moved.items():
+        for statistic in ("min", "max", "mean", "std"):
+            expected = getattr(np.concatenate(episodes).astype(np.float64), statistic)(axis=0)
+            np.testing.assert_allclose(relative[name][statistic], expected, atol=1e-6)

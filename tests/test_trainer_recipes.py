@@ -1,6 +1,7 @@
 """The recipes that are shipped for trainers: each builds from sample recordings, and what its trainer asks for is there."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,18 @@ import pytest
 
 from jobs import ingest
 from jobs.options import IngestOptions
+from pipelines.action_plan import ActionPlan
+from pipelines.build_stats import moved_slots
+from pipelines.cards import load_embodiment
+from pipelines.gear_meta import modality as modality_of
+from pipelines.stats_export import called
 from pipelines.video_writer import VideoWriter
+from schemas.errors import RecipeError
 from schemas.recipes import BuildRecipe, IngestRecipe, VideoRecipe, load_recipe
 from schemas.time import parse_rate
 from tests.chain import read_json, run_build
 from tests.droid_tree import EXT1, EXT2, FOLDER, UUID, WRIST, columns, metadata, write_recording
+from tests.fake_build import make_build
 from tests.gap_lake import GAP, REST, SECOND_TASK, TASKS, gap_lake
 from tests.gap_lake import NUM_STEPS as GAP_STEPS
 
@@ -59,7 +67,7 @@ def vector(table: pd.DataFrame, name: str) -> np.ndarray:
 
 def test_every_recipe_for_a_trainer_is_tested() -> None:
     shipped = {path.stem for path in RECIPES.glob("*.toml")} - {"ingest", "encode", "texts", "build"}
-    assert {"dreamzero", "groot", "cosmos3", "lerobot"} <= shipped
+    assert {"dreamzero", "groot", "groot_gr1", "cosmos3", "lerobot"} <= shipped
 
 
 @pytest.mark.parametrize(("name", "tag"), [("dreamzero", "oxe_droid"), ("groot", "new_embodiment")])
@@ -161,3 +169,79 @@ def test_gaps_rests_and_a_second_instruction(tmp_path: Path) -> None:
     assert left_out == np.flatnonzero(~(table["valid"] & table["selected"])).tolist()
     assert {*range(REST.start + 1, REST.stop - 1)} <= {*left_out}
     assert not {*left_out} & {*range(GAP - 1), *range(REST.stop + 1, GAP_STEPS)}
+
+
+FINER = {
+    "observation.wrist": {"of": "proprio", "channels": ["joint_5", "joint_6"]},
+    "action.wrist": {"of": "action", "channels": ["joint_5", "joint_6"]},
+    "action.elbow": {"of": "action", "channels": ["joint_3"]},
+}
+
+
+def named(droid_lake: Path, folder: Path, **changes: Any) -> Path:
+    """The set that ``groot.toml`` builds with the changes, whose parts have names of a trainer."""
+    names = {"parts": {"joint_position": "arm", "gripper_position": "hand"}, "instruction": "human.task"}
+    chosen = SMALL | {"names": names | {"columns": FINER}, "statistics": ["gear"]} | changes
+    path = RECIPES / "groot.toml"
+    run_build(droid_lake, folder, load_recipe(BuildRecipe, path.read_text(), str(path), chosen))
+    return folder / "lerobot_v21/droid_raw"
+
+
+def test_parts_are_called_as_a_trainer_calls_them(droid_lake: Path, tmp_path: Path) -> None:
+    """In everything that is by part; columns cut finer than a part have relative statistics where state and action agree."""
+    root = named(droid_lake, tmp_path)
+    modality = read_json(root / "meta/modality.json")
+    assert {*modality["state"]} == {"eef_position", "eef_rotation", "arm", "hand", "wrist"}
+    assert {*modality["action"]} == {"eef_position", "eef_rotation", "arm", "hand", "wrist", "elbow"}
+    assert [modality["action"]["arm"][key] for key in ("original_key", "start", "end")] == ["action", 6, 13]
+    assert modality["annotation"]["human.task"] == {"original_key": "annotation.language.language_instruction"}
+    relative = read_json(root / "meta/relative_stats.json")
+    assert {*relative} == {"arm", "wrist"}
+    for statistic, steps in relative["wrist"].items():
+        assert steps == [[step[4], step[5]] for step in relative["arm"][statistic]]
+    assert {*read_json(root / "meta/relative_stats_dreamzero.json")} == {"arm", "wrist"}
+    assert {*read_json(tmp_path / "stats/droid_raw/relative_stats_dreamzero.json")} == {"arm"}
+
+
+def test_turns_are_not_among_the_statistics_of_differences(droid_lake: Path, tmp_path: Path) -> None:
+    """Loaders subtract the numbers of a rotation, a recipe takes the turn between the two: up to 2 pi apart. DreamZero takes what
+    its file lacks as absolute without a word, and makes the file where there is none."""
+    root = named(droid_lake, tmp_path, actions={"parts": []})
+    assert {*read_json(root / "meta/relative_stats.json")} == {"eef_position", "arm", "wrist"}
+    assert not list(root.glob("meta/relative*dreamzero.json"))
+    table = pd.read_parquet(root / "data/chunk-000/episode_000000.parquet")
+    places, told = vector(table, "observation.state")[:, :3], vector(table, "action")[:, :3]
+    starts = np.arange(NUM_STEPS - HORIZON + 1)
+    found = read_json(root / "meta/relative_stats.json")["eef_position"]["max"]
+    np.testing.assert_allclose(found[2], (told[starts + 2] - places[starts]).max(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [({"left_joint_position": "left_arm"}, "droid has no part 'left_joint_position'"),
+     ({"joint_position": "eef_position"}, "two parts would be called 'eef_position'")],
+)  # fmt: skip
+def test_names_of_parts_that_cannot_be(parts: dict[str, str], message: str, droid_lake: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message):
+        named(droid_lake, tmp_path / "release", names={"parts": parts}, statistics=[])
+    assert not (tmp_path / "release").exists()
+
+
+def test_two_parts_of_one_name_are_no_recipe() -> None:
+    with pytest.raises(RecipeError, match="two parts would have one name"):
+        load_recipe(BuildRecipe, "", "test", {"names": {"parts": {"waist": "neck", "head": "neck"}}})
+
+
+def test_gr_1_is_called_as_in_its_own_configurations() -> None:
+    """``FourierGr1ArmsOnlyDataConfig`` and ``FourierGr1ArmsWaistDataConfig`` (gr00t/experiment/data_config.py)."""
+    chosen, group = recipe("groot_gr1"), make_build((1,)).group
+    card = load_embodiment("gr1")
+    found = modality_of(replace(group, card=card, views=(("ego_view", 32, 64),)), chosen)
+    told = {"left_arm": (0, 7), "left_hand": (7, 13), "left_leg": (13, 19), "neck": (19, 22), "right_arm": (22, 29),
+            "right_hand": (29, 35), "right_leg": (35, 41), "waist": (41, 44)}  # fmt: skip
+    for kind in ("state", "action"):
+        assert {name: (entry["start"], entry["end"]) for name, entry in found[kind].items()} == told
+    assert chosen.names.view("primary") == "ego_view"
+    assert "human.coarse_action" in found["annotation"]
+    moved = moved_slots(ActionPlan.of(card, chosen.actions))
+    assert {*called(moved, chosen.names)} == {"left_arm", "right_arm", "left_hand", "right_hand", "waist"}
