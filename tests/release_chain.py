@@ -15,7 +15,7 @@ from schemas.recipes import BuildRecipe, EncodeRecipe, TokenizerRecipe, ViewsRec
 from schemas.release_choices import SplitRecipe
 from tests.chain import run_build, run_encode, run_ingest, write_short
 
-FORMATS = ("lerobot_v3", "parquet", "webdataset")
+FORMATS = ("lerobot_v3", "lerobot_v21", "lerobot_v20", "parquet", "webdataset")
 VIEWS = ViewsRecipe(height_px=64, width_px=96, fit="stretch")
 RECIPE = BuildRecipe(
     formats=FORMATS,

@@ -47,7 +47,7 @@ def test_windows_show_what_lies_in_their_shard(release: Path) -> None:
             assert len(mine) == len(sample.array(f"{view}.latent.npy"))
 
 
-@pytest.mark.parametrize("name", ["lerobot_v3", "parquet"])
+@pytest.mark.parametrize("name", ["lerobot_v3", "lerobot_v21", "parquet"])
 def test_steps_show_the_rows_that_follow(release: Path, name: str) -> None:
     rows = [row for group in (ARM, GANTRY) for row in pq.read_table(release / "parquet" / group / "data").to_pylist()]
     for number, row in enumerate(rows):
