@@ -186,6 +186,7 @@ def plan_group(
         if given is None
         else {"action": given.action.to_mapping(), "proprio": given.proprio.to_mapping()},
         relative=relative_stats(plan, found),
+        recorded=found.recorded,
     )
     return group, tuple(episodes)
 

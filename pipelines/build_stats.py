@@ -23,6 +23,7 @@ from pipelines.stats_export import (
     gigaworld_norm_stats,
     openpi_norm_stats,
 )
+from schemas.action_recipe import ActionRecipe
 from schemas.errors import FingerprintMismatch, LayoutError, RecipeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe, StatisticsForm
@@ -53,6 +54,8 @@ class GroupStatistics:
     is_exact: bool
     """Whether the quantiles of all steps together are exact; else to 1 part in 1,000 (see ``pipelines.stats``)."""
     outliers: tuple[Outliers, ...]
+    recorded: ChunkStats | None = None
+    """See ``GroupPlan.recorded``; steps are () where there are too many numbers, or a step never counts."""
 
 
 class GroupGathering:
@@ -78,6 +81,9 @@ class GroupGathering:
         nowhere = StatsOf.of_plan(plan, "")
         self._steps = {name: RunningSketch(nowhere) for name in ("action", "proprio")}
         self._chunks = RunningSketch(nowhere, by_step=not wide)
+        self._recorded = ActionPlan.of(plan.embodiment, ActionRecipe()) if "fastwam" in recipe.formats else None
+        self._recorded_horizon = recipe.fastwam.horizon or recipe.horizon
+        self._recorded_chunks = RunningSketch(nowhere)
 
     def add(self, chunks: ActionChunks, counted: np.ndarray) -> None:
         """An episode of T steps, of which ``counted`` bool [T] count."""
@@ -88,6 +94,10 @@ class GroupGathering:
         for starts in chunks.blocks(chunks.windows.starts):
             values, mask = chunks.at(starts)
             self._chunks.add(values[..., used], mask)  # the other slots are zero, whatever there is
+        if self._recorded and self._recorded_horizon * self._recorded.width <= MAX_STEP_NUMBERS:
+            recorded = replace(chunks, plan=self._recorded, horizon=self._recorded_horizon)
+            for starts in recorded.blocks(np.flatnonzero(chunks.windows.selected)):
+                self._recorded_chunks.add(*recorded.at(starts))
 
     def statistics(self, episode_ids: Sequence[str]) -> GroupStatistics:
         """Of all episodes taken, which are ``episode_ids``. Raises LayoutError or RecipeError where no step counts."""
@@ -103,7 +113,10 @@ class GroupGathering:
                     "horizon",
                     "shorten it or actions.lead to what the episodes hold, or change segments",
                 )
-            return _in_float32(GroupStatistics(of, action, proprio, ChunkStats(of, action, ()), True, ()))
+            stats = ChunkStats(of, action, ())
+            return _in_float32(
+                GroupStatistics(of, action, proprio, stats, True, (), self._as_recorded(of.data, action))
+            )
         overall = found.overall
         # chunks as recorded are made of the steps: these, each counted once, are what both are normalized by
         whole = action if self.plan.as_recorded else self._in_slots(overall.stats())
@@ -111,7 +124,15 @@ class GroupGathering:
         if not stats.steps and _what_needs_steps(recipe):
             found.stats()  # raises, naming the step that never counts
         far = tuple(replace(one, channel=int(slots[one.channel])) for one in outliers(overall))
-        return _in_float32(GroupStatistics(of, action, proprio, stats, overall.is_exact, far))
+        recorded = self._as_recorded(of.data, action)
+        return _in_float32(GroupStatistics(of, action, proprio, stats, overall.is_exact, far, recorded))
+
+    def _as_recorded(self, data: str, action: Stats) -> ChunkStats | None:
+        """Of the chunks of recorded actions, where they were asked for; all steps together are the single steps ``action``."""
+        if self._recorded is None:
+            return None
+        found = self._recorded_chunks.sketch()
+        return ChunkStats(StatsOf.of_plan(self._recorded, data), action, _step_stats(found) if found else ())
 
     def _in_slots(self, stats: Stats) -> Stats:
         """Of all slots; those without meaning are zero, and so are their statistics."""
@@ -268,8 +289,8 @@ def _stats(plain: Any) -> Stats:
 
 
 def chunk_layout(plan: ActionPlan, stats: ChunkStats, recipe: BuildRecipe) -> ChunkLayout:
-    """What units need to know of chunks; statistics of steps only where they normalize, or FastWAM's file tells them."""
-    steps = stats.steps if recipe.normalize_by == "step" or "fastwam" in recipe.formats else ()
+    """What units need to know of chunks; statistics of steps only where they normalize."""
+    steps = stats.steps if recipe.normalize_by == "step" else ()
     return ChunkLayout(
         plan.names,
         tuple(bool(one) for one in plan.mask),

@@ -54,6 +54,9 @@ class GroupPlan:
     relative: Mapping[str, ChunkStats] = field(default_factory=dict)
     """Of chunks relative to the state at their start, before normalization: the statistics of each part that is, by a name as
     ``modality.json`` has it (``build_stats.moved_slots``); {} for any other actions."""
+    recorded: ChunkStats | None = None
+    """Of the actions as recorded, in chunks that begin at every step, whatever ``[actions]`` makes of them; None where no
+    format asks for these."""
 
     @property
     def robot(self) -> str:

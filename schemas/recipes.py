@@ -13,7 +13,7 @@ from schemas.embodiment import VIEW_SLOTS, ViewSlot
 from schemas.errors import RecipeError
 from schemas.findings import Severity
 from schemas.fingerprint import fingerprint
-from schemas.release_choices import CtrlWorldRecipe, NamesRecipe, SizeRecipe, SplitRecipe, TextChoice
+from schemas.release_choices import CtrlWorldRecipe, FastWamRecipe, NamesRecipe, SizeRecipe, SplitRecipe, TextChoice
 from schemas.text_recipe import TextRecipe
 from schemas.time import parse_rate, parse_seconds, rate_text
 
@@ -259,6 +259,7 @@ class BuildRecipe(_Frozen):
     names: NamesRecipe = NamesRecipe()
     split: SplitRecipe = SplitRecipe()
     ctrlworld: CtrlWorldRecipe = CtrlWorldRecipe()
+    fastwam: FastWamRecipe = FastWamRecipe()
     mixture: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Weight of each data set by name, for trainers that mix several; the manifest tells the share of each group."""
     where: str = ""

@@ -132,6 +132,14 @@ class TextChoice(TextKind):
     """By format, of another kind than the rest of the build: trainers that read one folder may ask for other sentences."""
 
 
+class FastWamRecipe(_Frozen):
+    """Choices of the format ``fastwam``."""
+
+    horizon: int | None = Field(default=None, gt=0, le=100_000)
+    """Actions of its samples, ``num_frames - 1``: ``dataset_stats.json`` tells of as many steps. None: ``horizon`` of the build,
+    which another trainer of the same folder may need otherwise."""
+
+
 class CtrlWorldRecipe(_Frozen):
     """Choices of the format ``ctrlworld``."""
 

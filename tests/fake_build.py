@@ -44,7 +44,7 @@ TEXT_WIDTHS = {"cosmos_policy": 1024, "cosmos_video": 1024}
 NEEDS_VIEWS = {"cosmos_policy": 2, "cosmos_video": 1, "droid_raw": 1, **dict.fromkeys(LATENT_STRIDES, 1)}
 """Formats that refuse fewer views."""
 NEEDS_WORDS = {"fastwam"}
-"""Formats that refuse steps without an instruction."""
+"""Formats that refuse steps without an instruction, and an @ in one."""
 VIEWS = (("primary", 64, 96), ("wrist_left", 48, 64))
 INSTRUCTIONS = ("pick up the cube", "", 'öffne die "Tür"')
 
@@ -113,6 +113,7 @@ def make_build(
         for plan in plans
     ]
     card = made_up_card(action_width, proprio_width, arm)
+    chunk = _layout(action_width, [episode.action for episode in episodes])
     group = GroupPlan(
         name="made_up",
         dataset="made_up",
@@ -127,11 +128,12 @@ def make_build(
             if width
         },
         tasks=tuple(sorted({t for p in plans for _, _, said in p.told(recipe.names.joined_by) for t in said})),
-        chunk=_layout(action_width, [episode.action for episode in episodes]),
+        chunk=chunk,
         num_episodes=len(plans),
         num_steps=first_step,
         license="CC-BY-4.0",
         tokenizer_json='{"name": "bins"}' if with_tokens else None,
+        recorded=chunk.stats,
     )
     packs: list[tuple[tuple[EpisodePlan, ...], tuple[int, int, int]]] = []
     for one in ("train", "val"):
@@ -214,7 +216,7 @@ def builds(choose: st.DrawFn, name: str = "") -> FakeBuild:
     shapes = [(), (("primary", 64, 96),), (("primary", 48, 80), ("wrist_left", 64, 96))]
     views = choose(st.sampled_from(shapes[NEEDS_VIEWS.get(name, 0) :]))
     recipe = {"horizon": choose(st.integers(1, 5)), "sample_stride": choose(st.sampled_from([None, 1, 3]))}
-    texts = TEXTS.filter(str.strip) if name in NEEDS_WORDS else TEXTS
+    texts = TEXTS.filter(lambda text: text.strip() and "@" not in text) if name in NEEDS_WORDS else TEXTS
     lengths = choose(st.lists(st.integers(1, 9), min_size=1, max_size=4))
     return make_build(
         lengths,

@@ -15,14 +15,12 @@ from jobs.options import TextsOptions
 from pipelines import registry
 from pipelines.build_latents import no_latents
 from pipelines.build_plan import plan_build
-from pipelines.build_stats import chunk_layout
 from pipelines.build_unit import BuildWorker
 from pipelines.formats import fastwam, gigaworld, motus
 from pipelines.lake import Lake
 from pipelines.stats import stats_from_json
 from pipelines.text_rows import embedding_of
 from pipelines.verify import verify_release
-from schemas.action_recipe import ActionRecipe
 from schemas.errors import RecipeError, ReleaseError
 from schemas.recipes import BuildRecipe, load_recipe
 from schemas.release_choices import TextChoice, TextKind
@@ -73,7 +71,8 @@ def test_fastwam_statistics_are_those_of_the_columns(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "dataset_stats.json").read_text())
     state = stats_from_json(json.dumps(build.group.stats["proprio"]))
     np.testing.assert_array_equal(found["state"]["default"]["global_q99"], state.q99)
-    np.testing.assert_array_equal(found["action"]["default"]["global_min"], build.group.chunk.stats.overall.min)
+    assert build.group.recorded is not None
+    np.testing.assert_array_equal(found["action"]["default"]["global_min"], build.group.recorded.overall.min)
     assert (found["num_episodes"], found["num_transition"]) == (3, 20)
 
 
@@ -91,7 +90,6 @@ def test_a_file_of_another_shape_is_no_embedding(tmp_path: Path) -> None:
     [
         ({"texts": None}, "joins none"),
         ({"normalize": "quantile"}, "would have done so before"),
-        ({"actions": ActionRecipe(reference="chunk_start")}, "action column"),
     ],
 )
 def test_fastwam_says_what_it_needs(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -107,6 +105,21 @@ def test_fastwam_refuses_steps_without_instruction(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no instruction") as caught:
         fastwam.FORMAT.open_unit(build.units[0], build.recipe, tmp_path)
     assert fastwam.WITH_INSTRUCTION in caught.value.hint
+
+
+def test_fastwam_refuses_a_task_that_it_would_halve(tmp_path: Path) -> None:
+    """``augment_instruction`` of its processor splits a task at ``@``, for Chinese and English, and takes what is behind."""
+    build = make_build((7, 5), **needs_of("fastwam") | {"instructions": ("pick", "place @ the table")})
+    with pytest.raises(RecipeError, match="behind an @") as caught:
+        fastwam.FORMAT.open_unit(build.units[0], build.recipe, tmp_path)
+    assert caught.value.reason == "other_prompt"
+
+
+def test_fastwam_refuses_a_robot_without_action(tmp_path: Path) -> None:
+    build = fake("fastwam", (7,))
+    unit = dataclasses.replace(build.units[0], group=dataclasses.replace(build.group, action_names=()))
+    with pytest.raises(RecipeError, match="the robot has none"):
+        fastwam.FORMAT.open_unit(unit, build.recipe, tmp_path)
 
 
 def test_fastwam_refuses_embeddings_of_another_sentence(tmp_path: Path) -> None:
@@ -213,7 +226,7 @@ def test_texts_of_a_format_that_is_not_built_are_an_error() -> None:
         load_recipe(BuildRecipe, text, "own.toml")
 
 
-@pytest.mark.parametrize("name", ["dreamzero", "fastwam", "gigaworld", "groot"])
+@pytest.mark.parametrize("name", ["dreamzero", "gigaworld", "groot", "one_folder"])
 def test_statistics_of_chunks_are_of_those_that_begin_at_every_step(name: str) -> None:
     path = RECIPES / f"{name}.toml"
     assert load_recipe(BuildRecipe, path.read_text(), str(path)).sample_stride == 1
@@ -236,15 +249,13 @@ def test_the_texts_of_a_lake_are_what_fastwam_and_motus_ask_for(tmp_path: Path) 
     lake = Lake.open(tmp_path / "lake")
     choice = TextChoice(encoder="hashed", template="fastwam", steps=())
     chosen = BuildRecipe(formats=("fastwam", "motus"), horizon=4, texts=choice, unit_frames=10)
-    recipe = chosen.model_copy(update={"formats": ("parquet",)})
+    recipe = chosen.model_copy(update={"formats": ("lerobot_v21", *chosen.formats)})
     plan = plan_build(lake, recipe, "0")
     worker = BuildWorker(str(lake.root), lake.versions(), str(tmp_path / "staging"), chosen, None)
     for unit in plan.units:
         worker(unit)
     worker.close()
     (group,) = plan.groups
-    found = plan.statistics[group.name][1].chunks
-    group = dataclasses.replace(group, chunk=chunk_layout(plan.statistics[group.name][0], found, chosen))
     folder = tmp_path / "staging" / "files" / "lerobot_v21" / group.name
     records = [read_json(tmp_path / "staging" / "records" / f"{unit.unit_id}.json") for unit in plan.units]
     for member in (fastwam, motus):
@@ -262,8 +273,9 @@ def test_the_texts_of_a_lake_are_what_fastwam_and_motus_ask_for(tmp_path: Path) 
     stats = read_json(folder / "dataset_stats.json")
     ours = plan.statistics_of(group, recipe)["statistics.json"]
     assert stats["action"]["default"]["global_mean"] == ours["chunks"]["overall"]["mean"]
-    assert stats["action"]["default"]["stepwise_q01"] == [step["q01"] for step in ours["chunks"]["steps"]]
-    assert len(ours["chunks"]["steps"]) == 4
+    assert group.recorded is not None
+    assert stats["action"]["default"]["stepwise_q01"] == group.recorded.by_step("q01").tolist()
+    assert len(group.recorded.steps) == 4
     assert stats["state"]["default"]["global_std"] == ours["proprio"]["stats"]["std"]
     for index, episode in enumerate(plan.episodes[0][1]):
         values = torch.load(folder / f"t5_embedding/episode_{index:06d}.pt", map_location="cpu")

@@ -42,8 +42,11 @@ def recipe(name: str) -> BuildRecipe:
 
 @pytest.fixture(scope="module")
 def droid_lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One recording as DROID's recorder writes them, with three cameras."""
-    root = tmp_path_factory.mktemp("droid")
+    return make_droid_lake(tmp_path_factory.mktemp("droid"))
+
+
+def make_droid_lake(root: Path) -> Path:
+    """One recording as DROID's recorder writes them, with three cameras; returns the lake."""
     videos = {}
     for number, serial in enumerate((WRIST, EXT1, EXT2)):
         path = root / f"{serial}.mp4"

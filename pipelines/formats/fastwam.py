@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.formats import UnitWriter
+from pipelines.lake import quoted
 from pipelines.prompts import TEMPLATES, prompts_of, template_of
 from pipelines.read_back import read_index
 from pipelines.release_plan import BuiltEpisode, GroupPlan, Pictures, UnitPlan, UnitProgress
@@ -21,7 +22,6 @@ from pipelines.stats_export import fastwam_dataset_stats
 from pipelines.storage import json_bytes, write_durably
 from pipelines.text_rows import prompt_sha256
 from pipelines.torch_files import flags, read_torch, tensor, write_torch
-from schemas.action_recipe import ActionRecipe
 from schemas.errors import RecipeError, ReleaseError
 from schemas.recipes import BuildRecipe
 
@@ -91,6 +91,7 @@ class _FastWam:
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         check_texts(recipe, self.name)
         _check_tasks(unit.group)
+        _check_action(unit.group)
         _check_prompts(unit.group, recipe)
         _check_numbers(recipe)
         return _FastWamUnit(unit, folder)
@@ -115,7 +116,8 @@ class _FastWam:
             folder / TEXTS, json_bytes({"format": self.name, "texts": [texts[name] for name in sorted(texts)]})
         )
         state = {"default": group.normalizing("proprio")} if group.proprio_names else {}
-        stats = fastwam_dataset_stats(state, {"default": group.chunk.stats}, group.num_episodes, group.num_steps)
+        action = {} if group.recorded is None else {"default": group.recorded}
+        stats = fastwam_dataset_stats(state, action, group.num_episodes, group.num_steps)
         write_durably(folder / STATS, json_bytes(stats))
         return {"samples": len(texts), "frames": 0, "episodes": group.num_episodes}
 
@@ -156,6 +158,25 @@ def _check_tasks(group: GroupPlan) -> None:
             f'leave these episodes out: --where "{WITH_INSTRUCTION}"',
             "no_text",
         )
+    halved = [task for task in group.tasks if "@" in task]
+    if halved:
+        raise RecipeError(
+            f"FastWAM takes what stands behind an @ for the English half of a task, and asks for another sentence than of "
+            f"{halved[0][:80]!r}",
+            group.name,
+            "leave these episodes out, such as by --where \"instructions[1]['text'] NOT LIKE '%@%'\"",
+            "other_prompt",
+        )
+
+
+def _check_action(group: GroupPlan) -> None:
+    if not group.action_names:
+        raise RecipeError(
+            "FastWAM reads an action of every step, and the robot has none",
+            group.name,
+            f'leave these episodes out: --where "embodiment != {quoted(group.robot)}"',
+            "no_action",
+        )
 
 
 def _check_prompts(group: GroupPlan, recipe: BuildRecipe) -> None:
@@ -181,18 +202,12 @@ def _check_prompts(group: GroupPlan, recipe: BuildRecipe) -> None:
 
 
 def _check_numbers(recipe: BuildRecipe) -> None:
-    """FastWAM normalizes the columns of the set itself, so these must be as recorded and the statistics of the same."""
+    """FastWAM normalizes the columns of the set itself, which are as recorded whatever ``[actions]`` makes of chunks."""
     if recipe.normalize != "none":
         raise RecipeError(
             "FastWAM normalizes by dataset_stats.json, and the recipe would have done so before",
             "normalize",
             'set normalize = "none"',
-        )
-    if recipe.actions != ActionRecipe():
-        raise RecipeError(
-            "FastWAM reads the action column as it stands, and dataset_stats.json would be of other numbers",
-            "actions",
-            "leave out [actions]",
         )
 
 
