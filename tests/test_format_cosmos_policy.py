@@ -101,6 +101,65 @@ def test_the_trainer_gets_every_value(written: tuple[FakeBuild, Path]) -> None:
     }
 
 
+def test_a_number_that_never_changes_divides_by_no_zero(tmp_path: Path) -> None:
+    """``rescale_data`` of the trainer: 2 * (x - min) / (max - min) - 1."""
+    build = build_of("cosmos_policy", (7,), instructions=TEXTS)
+    values = build.episodes[0].proprio
+    values.flags.writeable = True
+    values[:, 1] = 0.25
+    write_build(cosmos_policy, build, tmp_path)
+    (demo,), stats = (files := LiberoFiles(tmp_path / "demos/train", tmp_path / "rollouts/train")).demos, files.stats
+    low, high = (np.array(stats[f"proprio_{name}"]) for name in ("min", "max"))
+    scaled = 2 * ((demo["proprio"] - low) / (high - low)) - 1
+    assert (low[1], high[1]) == (-0.75, 1.25)
+    np.testing.assert_array_equal(scaled[:, 1], np.zeros(7))
+    np.testing.assert_allclose((scaled[:, 0].min(), scaled[:, 0].max()), (-1, 1))
+
+
+def aloha_file(path: Path) -> dict[str, Any]:
+    """What ``ALOHADataset`` takes of a demonstration or a rollout into memory."""
+    with h5py.File(path, "r") as file:
+        seen: Any = file["observations"]
+        cameras = {"primary": "cam_high", "wrist_left": "cam_left_wrist", "wrist_right": "cam_right_wrist"}
+        return {
+            "action": file["action"][:],
+            "qpos": seen["qpos"][:],
+            "pictures": {view: seen["images"][camera][:] for view, camera in cameras.items()},
+            "command": file.attrs["task_description"],
+            "success": bool(file.attrs["success"]),
+        }
+
+
+def test_robots_with_two_wrists_have_alohas_shape(tmp_path: Path) -> None:
+    views = (("primary", 64, 96), ("wrist_left", 48, 64), ("wrist_right", 48, 64))
+    said = ("fold the shirt", "", "pick up the cube", "")
+    build = build_of("cosmos_policy", (7, 3, 5, 6, 4), instructions=said, num_val=1, views=views)
+    write_build(cosmos_policy, build, tmp_path)
+    demos = tmp_path / "demos"
+    found = {path.relative_to(tmp_path).as_posix(): aloha_file(path) for path in tmp_path.rglob("*.hdf5")}
+    files = read_json(tmp_path / "wamloom.json")["files"]
+    assert sorted(files) == sorted(found)
+    # the reader knows the split by a folder, and its published version the instruction by the folder before that
+    assert sorted(name for name in files if name.startswith("demos/")) == [
+        "demos/fold_the_shirt/train/episode_000000.hdf5",
+        "demos/pick_up_the_cube/train/episode_000002.hdf5",
+    ]
+    assert sum("/val/" in name for name in files) == 1
+    for episode in build.episodes:
+        (name,) = [name for name, episode_id in files.items() if episode_id == episode.plan.episode_id]
+        one = found[name]
+        np.testing.assert_array_equal(one["action"], episode.action)
+        np.testing.assert_array_equal(one["qpos"], episode.proprio)
+        assert (one["command"], one["success"]) == (episode.plan.instruction, episode.plan.success is not False)
+        for view, frames in one["pictures"].items():
+            marks = [read_mark(frame) for frame in frames]
+            numbers = range(episode.plan.num_steps)
+            assert marks == [Mark(frame_number(view, step), episode.plan.episode_index) for step in numbers]
+    trained = np.concatenate([build.episodes[number].action for number in (0, 2)]).astype(np.float64)
+    np.testing.assert_array_equal(read_json(demos / "dataset_statistics.json")["actions_max"], trained.max(axis=0))
+    assert cosmos_policy.FORMAT.count(tmp_path) == {"samples": 25, "frames": 75, "episodes": 5}
+
+
 def test_the_pickle_holds_tensors_and_calls_nothing_else(written: tuple[FakeBuild, Path]) -> None:
     build, folder = written
     data = (folder / "t5_embeddings.pkl").read_bytes()

@@ -3,6 +3,7 @@ does our own source."""
 
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,35 @@ def test_v_jepa_takes_clips(written: tuple[FakeBuild, Path]) -> None:
         np.testing.assert_allclose(actions[:, :3], np.diff(episode.proprio[steps[::2], :3].astype(float), axis=0))
         assert np.isfinite(actions).all()
     assert [Path(one).parts[1] for one in DroidVideos(folder / "val.csv").samples] == ["success"]
+
+
+def test_the_cameras_clock_is_that_of_the_steps(written: tuple[FakeBuild, Path]) -> None:
+    """What V-JEPA 2-AC samples by with ``temporal_sampling: physical``: whole milliseconds that grow, and one row for each."""
+    build, folder = written
+    for episode in build.episodes:
+        root = folder / droid_raw.folder_of(episode.plan)
+        with h5py.File(root / "trajectory.h5") as file:
+            cameras: Any = file["observation/timestamp/cameras"]
+            for path in sorted((root / "recordings/MP4").glob("*.mp4")):
+                rows = cameras[f"{path.stem}_frame_received"][:]
+                stamps = read_json(path.with_name(f"{path.stem}_timestamps.json"))
+                assert stamps == rows.tolist()
+                assert np.issubdtype(rows.dtype, np.integer)
+                np.testing.assert_array_equal(rows - rows[0], np.rint((episode.times_ns - episode.times_ns[0]) / 1e6))
+                assert (np.diff(rows) > 0).all()
+                assert len(rows) == len(VideoReader(str(path), ctx=cpu(0)))
+
+
+def test_the_trainer_cuts_the_bars_away() -> None:
+    """It takes the middle of a picture, 1.35 times as wide as high, and a picture that is narrower whole."""
+    recipe = load_recipe(BuildRecipe, (ROOT / "jobs/recipes/vjepa2_ac.toml").read_text(), "vjepa2_ac.toml")
+    height, width = recipe.views.height_px, recipe.views.width_px
+    assert height
+    assert width
+    assert height >= 256
+    assert Fraction(width, height) == Fraction(16, 9)  # no bars about what DROID's cameras show
+    assert round(1.35 * height) <= width
+    assert abs(4 / 3 * height - 1.35 * height) < 6  # about cameras of 4 to 3 they are cut away but for two columns
 
 
 def test_what_is_as_long_as_a_clip_is_told_and_not_listed(written: tuple[FakeBuild, Path]) -> None:

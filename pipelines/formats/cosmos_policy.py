@@ -1,8 +1,11 @@
-"""What Cosmos Policy (NVlabs/cosmos-policy) trains from: HDF5 files of LIBERO's shape, statistics and T5 embeddings.
+"""What Cosmos Policy (NVlabs/cosmos-policy) trains from: HDF5 files of LIBERO's or ALOHA's shape, statistics and T5 embeddings.
 
 ``cosmos_policy/datasets/libero_dataset.py`` reads ``demos/<split>`` (``data/demo_0`` of ``<words of the instruction>_demo.hdf5``:
 pictures uint8 [T, H, W, 3], ``actions`` and ``robot_states``) as successes, and ``rollouts/<split>`` with the instruction and
 ``success`` as attributes. Failures are rollouts; so is an episode whose instruction no file name can spell, or that changes.
+
+Where views of two wrists are built, files are of the shape that ``aloha_dataset.py`` reads: ``demos/<words>/<split>`` with
+``action``, ``observations/qpos`` and ``observations/images/cam_high``, and rollouts likewise.
 
 ``t5_embeddings.pkl`` is a pickle, since the trainer unpickles it: it is written here and never read, and
 ``t5_embeddings.safetensors`` holds the same numbers. A pickle runs code when it is opened; take it from nobody else.
@@ -12,6 +15,7 @@ import base64
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +53,44 @@ t5_embeddings.safetensors holds the same tensors and runs nothing; its metadata 
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What one of the trainer's readers calls the arrays of an episode, by slot of a view, ``actions`` and ``proprio``."""
+
+    two_arms: bool
+    demo: Mapping[str, str]
+    rollout: Mapping[str, str]
+
+    def names(self, plan: EpisodePlan) -> Mapping[str, str]:
+        """Those of this episode's file."""
+        return self.demo if is_demonstration(plan, self) else self.rollout
+
+
+_ALOHA_NAMES = {
+    "actions": "action",
+    "proprio": "observations/qpos",
+    "primary": "observations/images/cam_high",
+    "wrist_left": "observations/images/cam_left_wrist",
+    "wrist_right": "observations/images/cam_right_wrist",
+}
+LIBERO = Shape(
+    two_arms=False,
+    demo={
+        "actions": "data/demo_0/actions",
+        "proprio": "data/demo_0/robot_states",
+        "primary": "data/demo_0/obs/agentview_rgb",
+        "wrist_left": "data/demo_0/obs/eye_in_hand_rgb",
+    },
+    rollout={
+        "actions": "actions",
+        "proprio": "proprio",
+        "primary": "primary_images",
+        "wrist_left": "wrist_images",
+    },
+)
+ALOHA = Shape(two_arms=True, demo=_ALOHA_NAMES, rollout=_ALOHA_NAMES)
+
+
 class _CosmosUnit:
     """Writes one unit; see ``UnitWriter``."""
 
@@ -62,7 +104,8 @@ class _CosmosUnit:
                 'run `wamloom texts --encoder t5`, and add [texts] with encoder = "t5" to the recipe',
                 "no_text",
             )
-        self._views = _views(unit.group, recipe)
+        self._shape = _shape(unit.group, recipe)
+        self._slots = {view: recipe.names.slot(view) for view, _, _ in unit.group.views}
         self._unit, self._folder = unit, folder
         self._progress = UnitProgress(unit)
         self._file: Any = None
@@ -73,16 +116,15 @@ class _CosmosUnit:
     def begin(self, episode: BuiltEpisode) -> None:
         self._progress.begin(episode)
         plan = episode.plan
-        self._path = self._folder / file_of(plan)
+        self._path = self._folder / file_of(plan, self._shape)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = h5py.File(self._path.with_suffix(".partial"), "w", libver=("earliest", "v110"))
-        demo = is_demonstration(plan)
-        root = "data/demo_0/" if demo else ""
+        demo, names = is_demonstration(plan, self._shape), self._shape.names(plan)
         actions, counts = first_actions(episode)
-        self._add(f"{root}actions", actions)
-        self._add(f"{root}robot_states" if demo else "proprio", episode.proprio)
+        self._add(names["actions"], actions)
+        self._add(names["proprio"], episode.proprio)
         self._add("wamloom/valid", counts & episode.valid)
-        if not demo:
+        if self._shape.two_arms or not demo:
             self._file.attrs["task_description"] = plan.instruction
             self._file.attrs["success"] = plan.success is not False
         self._file.attrs["episode_id"] = plan.episode_id
@@ -95,8 +137,7 @@ class _CosmosUnit:
     def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
         self._progress.frames(slot, first_step, frames)
         plan = self._progress.episode.plan
-        demo_name, rollout_name = self._views[slot]
-        name = f"data/demo_0/obs/{demo_name}" if is_demonstration(plan) else rollout_name
+        name = self._shape.names(plan)[self._slots[slot]]
         if first_step == 0:
             shape = (plan.num_steps, *frames.shape[1:])
             self._file.create_dataset(
@@ -161,15 +202,16 @@ class _CosmosPolicy:
         write_durably(folder / "t5_embeddings.safetensors", safetensors.numpy.save(keys, metadata=said))
         write_durably(folder / "README.md", _README.encode())
         episodes = [episode for unit, _ in units for episode in unit.episodes]
-        statistics = _statistics(group, units)
-        for split in sorted({episode.split for episode in episodes if is_demonstration(episode)} if statistics else ()):
-            write_durably(folder / "demos" / split / "dataset_statistics.json", json_bytes(statistics))
+        statistics, shape = _statistics(group, units), _shape(group, recipe)
+        places = {_data_dir(episode, shape) for episode in episodes if is_demonstration(episode, shape)}
+        for place in sorted(places if statistics else ()):
+            write_durably(folder / place / "dataset_statistics.json", json_bytes(statistics))
         described = {
             "format": self.name,
             "group": group.name,
             **describe_group(group, recipe),
             "action": list(group.chunk.names),
-            "files": {file_of(episode): episode.episode_id for episode in episodes},
+            "files": {file_of(episode, shape): episode.episode_id for episode in episodes},
             "success_unknown": [episode.episode_id for episode in episodes if episode.success is None],
         }
         write_durably(folder / INDEX, json_bytes(described))
@@ -184,34 +226,46 @@ class _CosmosPolicy:
                     safetensors.numpy.load(path.read_bytes())
                     continue
                 with h5py.File(path, "r") as file:
-                    root: Any = file["data/demo_0"] if "data" in file else file
-                    found["samples"] += len(root["actions"][:])
-                    len((root["robot_states"] if "robot_states" in root else root["proprio"])[:])
-                    for pictures in root.get("obs", root).values():
-                        if isinstance(pictures, h5py.Dataset) and pictures.ndim == 4:
-                            found["frames"] += sum(1 for row in range(len(pictures)) if pictures[row].size)
-                    file["wamloom/valid"][:]
+                    steps, frames = _read_whole(file)
+                    found["samples"] += steps
+                    found["frames"] += frames
                     found["episodes"] += 1
-            except (OSError, RuntimeError, LookupError, ValueError, safetensors.SafetensorError) as error:
+            except (
+                OSError,
+                RuntimeError,
+                LookupError,
+                StopIteration,
+                ValueError,
+                safetensors.SafetensorError,
+            ) as error:
                 raise unreadable(path, error) from error
         return found
 
 
-def file_of(plan: EpisodePlan) -> str:
-    """The file of an episode. The folder below the split is what LIBERO calls a suite; here there is one."""
-    if is_demonstration(plan):
-        words = "_".join(plan.instruction.split(" "))
-        return f"demos/{plan.split}/all/{plan.episode_index:06d}/{words}{_ENDING}"
-    return f"rollouts/{plan.split}/episode_{plan.episode_index:06d}.hdf5"
+def file_of(plan: EpisodePlan, shape: Shape = LIBERO) -> str:
+    """The file of an episode. LIBERO's folder below the split is what it calls a suite; here there is one."""
+    if not is_demonstration(plan, shape):
+        return f"rollouts/{plan.split}/episode_{plan.episode_index:06d}.hdf5"
+    words = "_".join(plan.instruction.split(" "))
+    if shape.two_arms:
+        return f"demos/{words}/{plan.split}/episode_{plan.episode_index:06d}.hdf5"
+    return f"demos/{plan.split}/all/{plan.episode_index:06d}/{words}{_ENDING}"
 
 
-def is_demonstration(plan: EpisodePlan) -> bool:
+def is_demonstration(plan: EpisodePlan, shape: Shape = LIBERO) -> bool:
     """Whether the episode is no known failure, and has one instruction that the trainer gets back from the name of a file."""
     text = plan.instruction
     plain = all(character.isprintable() and character not in "/\\_" for character in text)
     name = f"{text}{_ENDING}".encode(errors="replace")
     known = plan.success is not False and len({said for _, _, said in plan.texts}) == 1
-    return known and plain and len(name) < 250 and "SCENE" not in text and not text.startswith(".")  # a hidden file
+    spelt = known and plain and len(name) < 250 and not text.startswith(".")  # a hidden file
+    # ALOHA's reader knows the split by the name of any folder, and LIBERO's takes what stands before such a word away
+    return spelt and (text not in ("", "train", "val") if shape.two_arms else "SCENE" not in text)
+
+
+def _data_dir(plan: EpisodePlan, shape: Shape) -> str:
+    """Where the trainer looks for statistics: ALOHA's reader opens both splits by one folder."""
+    return "demos" if shape.two_arms else f"demos/{plan.split}"
 
 
 def text_key(text: str) -> str:
@@ -221,18 +275,27 @@ def text_key(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _views(group: GroupPlan, recipe: BuildRecipe) -> dict[str, tuple[str, str]]:
-    """By view: what a demonstration and a rollout call it."""
-    known = {"primary": ("agentview_rgb", "primary_images"), "wrist_left": ("eye_in_hand_rgb", "wrist_images")}
-    slots = {view: recipe.names.slot(view) for view, _, _ in group.views}
-    if sorted(slots.values()) != sorted(known):
-        raise RecipeError(
-            f"Cosmos Policy reads one standing view and one of a wrist, and the views are {', '.join(sorted(slots))}",
-            "views",
-            'set views.slots = ["primary", "wrist_left"]',
-            "no_view",
-        )
-    return {view: known[slot] for view, slot in slots.items()}
+def _shape(group: GroupPlan, recipe: BuildRecipe) -> Shape:
+    """That of the reader which takes these views. Raises RecipeError where none does."""
+    slots = {recipe.names.slot(view) for view, _, _ in group.views}
+    for shape in (LIBERO, ALOHA):
+        if slots | {"actions", "proprio"} == set(shape.demo):
+            return shape
+    raise RecipeError(
+        f"Cosmos Policy reads one standing view and one of a wrist, or of two, and the views are {', '.join(sorted(slots))}",
+        "views",
+        'set views.slots = ["primary", "wrist_left"], for a robot with two arms ["primary", "wrist_left", "wrist_right"]',
+        "no_view",
+    )
+
+
+def _read_whole(file: Any) -> tuple[int, int]:
+    """How many steps and pictures a file holds, every one of them read."""
+    names = next(one for one in (LIBERO.demo, LIBERO.rollout, ALOHA.demo) if one["actions"] in file)
+    file["wamloom/valid"][:]
+    len(file[names["proprio"]][:])
+    pictures = [file[name] for slot, name in names.items() if slot not in ("actions", "proprio")]
+    return len(file[names["actions"]][:]), sum(1 for one in pictures for row in range(len(one)) if one[row].size)
 
 
 def _padded(path: Path) -> np.ndarray:
@@ -243,7 +306,7 @@ def _padded(path: Path) -> np.ndarray:
 
 def _statistics(group: GroupPlan, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]]) -> dict[str, list[float]]:
     """What the trainer would compute of the demonstrations it trains on, and write there if it was missing; {} where it has
-    none."""
+    none. It divides by what is between ``min`` and ``max``: of a number that never changes, they are one less and one more."""
     widths = {"actions": len(group.chunk.names), "proprio": len(group.proprio_names)}
     found: dict[str, list[float]] = {}
     for name, width in widths.items():
@@ -252,6 +315,12 @@ def _statistics(group: GroupPlan, units: Sequence[tuple[UnitPlan, Mapping[str, A
         for statistic in ("min", "max", "mean", "std", "median"):
             if len(values):
                 found[f"{name}_{statistic}"] = getattr(np, statistic)(values.astype(np.float64), axis=0).tolist()
+        still = [
+            low == high for low, high in zip(found.get(f"{name}_min", ()), found.get(f"{name}_max", ()), strict=True)
+        ]
+        for statistic, step in (("min", -1), ("max", 1)) if still else ():
+            changed = zip(found[f"{name}_{statistic}"], still, strict=True)
+            found[f"{name}_{statistic}"] = [value + step * one for value, one in changed]
     return found
 
 

@@ -2,7 +2,9 @@
 
 ``app/vjepa_droid/droid.py`` of facebookresearch/vjepa2 reads ``train.csv`` and ``val.csv`` (a folder a line), of each folder the
 only JSON file, ``observation/robot_state/{cartesian_position,gripper_position}`` and the camera's extrinsics of
-``trajectory.h5``, and the video of ``left_mp4_path``. Frame i belongs to row i.
+``trajectory.h5``, and the video of ``left_mp4_path``. Frame i belongs to row i; where it is told to sample by the camera's
+clock (``temporal_sampling: physical``), it reads ``<serial>_timestamps.json`` beside the video, and finds each of its stamps in
+``<serial>_frame_received``.
 
 Its loader takes clips of 8 frames at 4 frames per second, and earlier versions of it fail on a video that is exactly as long as
 one; shorter ones fail in all. Those episodes are not in the CSV files: ``wamloom.json`` lists them under ``too_short``.
@@ -98,6 +100,9 @@ class _DroidUnit:
         if missing:
             self._unknown[episode.plan.episode_id] = missing
         write_durably(root / ROWS, self._rows(episode, extrinsics))
+        for role in self._roles.values():
+            received = json.dumps(_stamps_ms(episode, episode.times_ns).tolist())
+            write_durably(root / VIDEOS / f"{serial_of(role)}_timestamps.json", received.encode())
         facts = json.dumps(_metadata(episode, self._unit.group, self._roles), indent=4, sort_keys=True)
         write_durably(root / f"metadata_{episode.plan.episode_id}.json", (facts + "\n").encode())
 
@@ -148,6 +153,8 @@ class _DroidUnit:
             columns[f"observation/camera_type/{serial}"] = np.full(num, kind, dtype=np.int64)
             stamps = _stamps_ms(episode, episode.frame_times_ns[view])
             columns[f"observation/timestamp/cameras/{serial}_estimated_capture"] = stamps
+            # a frame is in the video at the step that had it, and so twice where the camera is slower than the steps
+            columns[f"observation/timestamp/cameras/{serial}_frame_received"] = _stamps_ms(episode, episode.times_ns)
         columns["observation/timestamp/control/step_start"] = _stamps_ms(episode, episode.times_ns)
         columns["wamloom/valid"] = episode.valid
         columns["wamloom/source_row"] = episode.source_rows
