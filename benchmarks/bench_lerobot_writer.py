@@ -16,6 +16,7 @@ from lerobot.configs.video import RGBEncoderConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from benchmarks.side_by_side import compare, machine
+from pipelines.formats import PictureWriter
 from pipelines.formats.lerobot_v3 import FORMAT
 from pipelines.simulate import ROBOTS, simulate
 from schemas.recipes import BuildRecipe, VideoRecipe
@@ -30,6 +31,7 @@ def write_ours(build: FakeBuild, frames: list[np.ndarray], folder: Path) -> None
     facts = []
     for unit in build.units:
         writer = FORMAT.open_unit(unit, build.recipe, folder)
+        assert isinstance(writer, PictureWriter)
         for plan in unit.episodes:
             writer.begin(build.episodes[plan.episode_index])
             writer.frames("primary", 0, frames[plan.episode_index])

@@ -117,7 +117,7 @@ def try_formats(units: Sequence[WorkUnit], recipe: BuildRecipe) -> None:
             if form.beside and name in recipe.sizes:
                 message = f"{name} has the pictures of {form.beside}, and none of its own"
                 raise RecipeError(message, f"sizes.{name}", f"set sizes.{form.beside}")
-            own = sized(plan, recipe, form.beside or name)
+            own = sized(plan, recipe, name)
             _check_sizes(own.group, recipe)
             with tempfile.TemporaryDirectory(prefix="wamloom-plan-") as scratch:
                 try:

@@ -47,13 +47,12 @@ def publish_build(
         form = cast(Format, registry.load("formats", name).FORMAT)
         for group, _ in plan.episodes:
             folder = staging.files / (form.beside or name) / group.name
-            place = form.beside or name
             facts = [
-                (sized(cast(UnitPlan, unit.payload[0]), recipe, place), records[unit.unit_id]["facts"][name])
+                (sized(cast(UnitPlan, unit.payload[0]), recipe, name), records[unit.unit_id]["facts"][name])
                 for unit in plan.units
                 if cast(UnitPlan, unit.payload[0]).group.name == group.name
             ]
-            found = form.finish(sized_group(group, recipe, place), recipe, facts, folder)
+            found = form.finish(sized_group(group, recipe, name), recipe, facts, folder)
             counts.setdefault(name, {})[group.name] = dict(found)
     for group in plan.groups:
         for file, content in plan.statistics_of(group, recipe).items():

@@ -17,7 +17,7 @@ from pipelines import registry
 from pipelines.action_chunks import ActionChunks, ChunkLayout
 from pipelines.action_plan import ActionPlan
 from pipelines.build_texts import BuildTexts, text_kinds
-from pipelines.formats import BuiltEpisode, EpisodePlan, Format, GroupPlan, UnitPlan, sized
+from pipelines.formats import BuiltEpisode, EpisodePlan, Format, GroupPlan, PictureWriter, UnitPlan, sized
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import EpisodeNumbers, Origin, numbers_of
 from pipelines.release import LINEAGE, UnitFolder
@@ -85,23 +85,29 @@ class BuildWorker:
     def _write(self, unit: WorkUnit) -> UnitResult:
         plan = cast(UnitPlan, unit.payload[0])
         corner = UnitFolder(self._staging, unit.unit_id, f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
-        targets = {name: self._target(plan, form, corner.folder) for name, form in self._formats.items()}
+        units = {name: sized(plan, self._recipe, name) for name in self._formats}
+        writers = {
+            name: form.open_unit(units[name], self._recipe, corner.folder / (form.beside or name) / plan.group.name)
+            for name, form in self._formats.items()
+        }
+        targets = [
+            Target(writer, units[name], self._recipe.size_of(name))
+            for name, writer in writers.items()
+            if isinstance(writer, PictureWriter)
+        ]
         lineage: list[pa.Table] = []
         read = [self._read(episode) for episode in plan.episodes]
-        shown = [(stored, numbers.frames) for stored, numbers in read]
-        copied = self._pictures.copied(shown, list(targets.values()))
+        copied = self._pictures.copied([(stored, numbers.frames) for stored, numbers in read], targets)
         for episode, (stored, numbers) in zip(plan.episodes, read, strict=True):
             built = self._built(plan, episode, stored, numbers)
-            for name, target in targets.items():
+            for name, writer in writers.items():
                 own = self._texts.get(name)
-                target.writer.begin(
-                    built if own is None else replace(built, embeddings=own.embeddings_of(stored, episode))
-                )
-            self._pictures.push((stored, numbers.frames), numbers.num_steps, list(targets.values()), copied)
-            for target in targets.values():
-                target.writer.end()
+                writer.begin(built if own is None else replace(built, embeddings=own.embeddings_of(stored, episode)))
+            self._pictures.push((stored, numbers.frames), numbers.num_steps, targets, copied)
+            for writer in writers.values():
+                writer.end()
             lineage.append(_lineage_table(plan.group.name, built, numbers, self._recipe))
-        facts = {name: target.writer.close() for name, target in targets.items()}
+        facts = {name: writer.close() for name, writer in writers.items()}
         path = corner.folder / LINEAGE / plan.group.name / f"{plan.file_index:05d}.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.concat_tables(lineage), path, compression="zstd", write_page_checksum=True)
@@ -109,12 +115,6 @@ class BuildWorker:
         outcomes = tuple(Outcome(e.episode_id, "kept", content_id=e.episode_id) for e in plan.episodes)
         steps = float(sum(e.num_steps for e in plan.episodes))
         return UnitResult(unit.unit_id, outcomes, files, (("frames", steps * len(plan.group.views)), ("steps", steps)))
-
-    def _target(self, plan: UnitPlan, form: Format, folder: Path) -> Target:
-        place = form.beside or form.name
-        own = sized(plan, self._recipe, place)
-        writer = form.open_unit(own, self._recipe, folder / place / plan.group.name)
-        return Target(writer, own, self._recipe.size_of(place))
 
     def _read(self, plan: EpisodePlan) -> tuple[StoredEpisode, EpisodeNumbers]:
         stored = self._lake.episode(plan.episode_id)

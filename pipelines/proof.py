@@ -62,7 +62,6 @@ class GroupProof:
         self._chosen = frozenset(ids[:num_episodes])
         self._probes: dict[str, Probe] = {}
         self._places: dict[str, str] = {}
-        self._shown_in: dict[str, str] = {}
         self._windowed: dict[str, bool] = {}
         self._seen: dict[tuple[str, str], list[np.ndarray]] = {}
         self._broken: set[str] = set()
@@ -76,8 +75,7 @@ class GroupProof:
                     result.skipped.append(told)
                 continue
             self._windowed[name] = form.windowed
-            self._shown_in[name] = form.beside or name
-            where = folder / self._shown_in[name] / group["name"]
+            where = folder / (form.beside or name) / group["name"]
             self._places[name] = str(where)
             try:
                 self._probes[name] = registry.load("probes", name).open_group(where, group)
@@ -219,7 +217,7 @@ class GroupProof:
             if self._group["robot"] in _MARKED:
                 yield from self._marks(view, shown, ids)
             if self._pictures is not None and stored is not None and numbers is not None:
-                size = self._recipe.size_of(self._shown_in[name])
+                size = self._recipe.size_of(name)
                 chunks = self._pictures.in_sizes(stored, view, numbers.frames, steps, [size])
                 given = np.concatenate([chunk for (chunk,) in chunks])
                 yield from self._compared(view, shown, given, np.flatnonzero(np.isin(steps, run)))

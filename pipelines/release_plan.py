@@ -186,17 +186,17 @@ def planned_counts(group: GroupPlan, recipe: BuildRecipe, units: Sequence[UnitPl
     }
 
 
-def sized_group(group: GroupPlan, recipe: BuildRecipe, place: str) -> GroupPlan:
-    """``group`` as the formats in the folders of ``place`` show it: with pictures of their own size where they have one."""
-    size = recipe.sizes.get(place)
+def sized_group(group: GroupPlan, recipe: BuildRecipe, name: str) -> GroupPlan:
+    """``group`` as the format ``name`` shows it: with pictures of a size of its own where it has one."""
+    size = recipe.sizes.get(name)
     if size is None:
         return group
     return replace(group, views=tuple((view, size.height_px, size.width_px) for view, _, _ in group.views))
 
 
-def sized(unit: UnitPlan, recipe: BuildRecipe, place: str) -> UnitPlan:
+def sized(unit: UnitPlan, recipe: BuildRecipe, name: str) -> UnitPlan:
     """The same of a unit."""
-    return replace(unit, group=sized_group(unit.group, recipe, place))
+    return replace(unit, group=sized_group(unit.group, recipe, name))
 
 
 class UnitProgress:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.read_back import read_index, unreadable
-from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, Pictures, UnitPlan, UnitProgress
+from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress
 from pipelines.storage import json_bytes, write_durably
 from pipelines.text_rows import TextEmbedding
 from pipelines.torch_files import read_torch, tensor, write_torch
@@ -67,26 +67,15 @@ def episode_text(plan: EpisodePlan) -> str:
 class EpisodeTexts:
     """Writes, for every episode of a unit, the embedding of its instruction: [L, D] in the numbers it was kept in, unpadded."""
 
-    copies = True
-    """Nothing is written of pictures, so that none has to be decoded for its sake."""
-
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path, name: str) -> None:
         check_texts(recipe, name)
         self._folder = folder
-        self._progress = UnitProgress(unit)
+        self._progress = UnitProgress(unit, with_frames=False)
         self._rows: list[dict[str, Any]] = []
 
     def begin(self, episode: BuiltEpisode) -> None:
         """Starts an episode."""
         self._progress.begin(episode)
-
-    def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
-        """Holds the caller to the plan; nothing is written of them."""
-        self._progress.frames(slot, first_step, frames)
-
-    def copy(self, slot: str, _video: bytes, _: Pictures) -> None:
-        """As ``frames``."""
-        self._progress.copied(slot, self._progress.episode.plan.num_steps)
 
     def end(self) -> None:
         """Writes the embedding."""

@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 
-from pipelines.formats import CopyingWriter, UnitPlan, UnitWriter
+from pipelines.formats import CopyingWriter, PictureWriter, UnitPlan
 from pipelines.lake import Lake
 from pipelines.step_pictures import StepPictures
 from pipelines.step_videos import Shown, StepVideos
@@ -19,9 +19,9 @@ _Kind = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A writer that is open."""
+    """A writer of pictures that is open."""
 
-    writer: UnitWriter
+    writer: PictureWriter
     unit: UnitPlan
     """As it was opened with: its group says of what size its pictures are."""
     size: Size
@@ -59,7 +59,7 @@ class UnitPictures:
 
     def push(self, episode: Shown, num_steps: int, targets: Sequence[Target], copied: frozenset[_Kind]) -> None:
         """All views of an episode that has begun, to every writer. Raises DecodeError, LakeError, ReleaseError."""
-        for view in (one[0] for one in targets[0].unit.group.views):
+        for view in sorted({name for target in targets for name, _, _ in target.unit.group.views}):
             copying = [target for target in targets if target.copies and target.kind(view) in copied]
             self._copy(episode, view, copying)
             rest = [target for target in targets if target not in copying]

@@ -291,9 +291,9 @@ class BuildRecipe(_Frozen):
             raise ValueError("sizes are of pictures of single views; a canvas has its own, and latents have none")
         return self
 
-    def size_of(self, place: str) -> tuple[int | None, int | None]:
-        """Height and width of the pictures in the folders of the format ``place``; None: as the source or the canvas has it."""
-        one = self.sizes.get(place, self.views)
+    def size_of(self, name: str) -> tuple[int | None, int | None]:
+        """Height and width of the pictures of the format ``name``; None: as the source or the canvas has it."""
+        one = self.sizes.get(name, self.views)
         return one.height_px, one.width_px
 
 

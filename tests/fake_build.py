@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipelines.action_chunks import ChunkLayout
 from pipelines.barcode import draw
 from pipelines.chunk_stats import ChunkStats, StatsOf
-from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, Split, UnitPlan
+from pipelines.formats import BuiltEpisode, EpisodePlan, GroupPlan, PictureWriter, Split, UnitPlan
 from pipelines.prompts import prompts_of, template_of
 from pipelines.stats import sketch
 from pipelines.text_rows import EMPTY, TextEmbedding
@@ -342,7 +342,7 @@ def write_unit(
     for plan in unit.episodes:
         episode = build.episodes[plan.episode_index]
         writer.begin(episode)
-        for slot, _, _ in build.group.views:
+        for slot, _, _ in build.group.views if isinstance(writer, PictureWriter) else ():
             frames = make_frames(build, episode, slot)
             for start in range(0, len(frames), chunk):
                 writer.frames(slot, start, frames[start : start + chunk])

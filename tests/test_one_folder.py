@@ -56,7 +56,7 @@ def lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def folder(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = RECIPES / "one_folder.toml"
-    changes = {"where": WHERE, "views": SIZE}
+    changes = {"where": WHERE, "views": SIZE, "sizes": {"lerobot_v21": {"height_px": 36, "width_px": 64}}}
     release = tmp_path_factory.mktemp("release") / "out"
     run_build(lake.root, release, load_recipe(BuildRecipe, path.read_text(), str(path), changes))
     (found,) = (release / "lerobot_v21").iterdir()
@@ -72,6 +72,11 @@ def episodes(folder: Path) -> list[tuple[dict[str, Any], np.ndarray, np.ndarray]
         assert table["valid"].all()
         found.append((line, vector(table, "action"), vector(table, "observation.state")))
     return found
+
+
+def test_videos_have_a_size_of_their_own_beside_latents(folder: Path) -> None:
+    features = read_json(folder / "meta/info.json")["features"]
+    assert {tuple(features[camera]["shape"]) for camera in CAMERAS} == {(36, 64, 3)}
 
 
 def test_lingbot_va_finds_every_segment(folder: Path, lake: Lake, episodes: list[Any]) -> None:

@@ -67,14 +67,10 @@ def describe_group(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
 
 
 class UnitWriter(Protocol):
-    """Writes one unit. Calls come in order: ``begin``, for each slot ``frames`` until done, ``end``; then ``close``."""
+    """Writes one unit. Calls come in order: ``begin`` and ``end`` of each episode; then ``close``."""
 
     def begin(self, episode: BuiltEpisode) -> None:
         """Starts an episode."""
-        ...
-
-    def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
-        """uint8 RGB [n, H, W, 3] for steps ``first_step ..``; slots one after the other, steps in order."""
         ...
 
     def end(self) -> None:
@@ -87,7 +83,16 @@ class UnitWriter(Protocol):
 
 
 @runtime_checkable
-class CopyingWriter(UnitWriter, Protocol):
+class PictureWriter(UnitWriter, Protocol):
+    """A writer of pictures: between ``begin`` and ``end``, for each slot ``frames`` until done."""
+
+    def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
+        """uint8 RGB [n, H, W, 3] for steps ``first_step ..``; slots one after the other, steps in order."""
+        ...
+
+
+@runtime_checkable
+class CopyingWriter(PictureWriter, Protocol):
     """A writer that also takes frames as they are compressed, where ``copies`` says so."""
 
     copies: bool
@@ -132,6 +137,7 @@ __all__ = [
     "EpisodePlan",
     "Format",
     "GroupPlan",
+    "PictureWriter",
     "Pictures",
     "Split",
     "UnitPlan",

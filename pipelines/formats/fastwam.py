@@ -10,13 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipelines.formats import UnitWriter
 from pipelines.lake import quoted
 from pipelines.prompts import TEMPLATES, prompts_of, template_of
 from pipelines.read_back import read_index
-from pipelines.release_plan import BuiltEpisode, GroupPlan, Pictures, UnitPlan, UnitProgress
+from pipelines.release_plan import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress
 from pipelines.release_texts import check_texts, embedding_of, padded, told
 from pipelines.stats_export import fastwam_dataset_stats
 from pipelines.storage import json_bytes, write_durably
@@ -37,23 +35,15 @@ WITH_INSTRUCTION = "array_length(instructions) > 0"
 
 
 class _FastWamUnit:
-    """Writes one unit; see ``CopyingWriter``."""
-
-    copies = True
+    """Writes one unit; see ``UnitWriter``."""
 
     def __init__(self, unit: UnitPlan, folder: Path) -> None:
         self._folder = folder
-        self._progress = UnitProgress(unit)
+        self._progress = UnitProgress(unit, with_frames=False)
         self._written: dict[str, dict[str, Any]] = {}
 
     def begin(self, episode: BuiltEpisode) -> None:
         self._progress.begin(episode)
-
-    def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
-        self._progress.frames(slot, first_step, frames)
-
-    def copy(self, slot: str, _video: bytes, _: Pictures) -> None:
-        self._progress.copied(slot, self._progress.episode.plan.num_steps)
 
     def end(self) -> None:
         episode = self._progress.episode

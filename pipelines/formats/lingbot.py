@@ -16,7 +16,7 @@ import numpy as np
 from pipelines.formats import UnitWriter
 from pipelines.latent_steps import clip_steps
 from pipelines.read_back import read_index
-from pipelines.release_plan import BuiltEpisode, GroupPlan, Pictures, UnitPlan, UnitProgress
+from pipelines.release_plan import BuiltEpisode, GroupPlan, UnitPlan, UnitProgress
 from pipelines.release_texts import check_texts, embedding_of, told
 from pipelines.storage import json_bytes, write_durably
 from pipelines.text_rows import EMPTY
@@ -58,15 +58,13 @@ _Chosen = Mapping[str, tuple[np.ndarray, LatentClip]]
 
 
 class _LingBotUnit:
-    """Writes one unit; see ``CopyingWriter``."""
-
-    copies = True
+    """Writes one unit; see ``UnitWriter``."""
 
     def __init__(self, unit: UnitPlan, folder: Path) -> None:
         self._folder = folder
         self._rate = parse_rate(unit.group.rate)
         self._views = {name: (height, width) for name, height, width in unit.group.views}
-        self._progress = UnitProgress(unit)
+        self._progress = UnitProgress(unit, with_frames=False)
         self._facts: dict[str, Any] = {
             "segments": 0,
             "files": 0,
@@ -80,12 +78,6 @@ class _LingBotUnit:
 
     def begin(self, episode: BuiltEpisode) -> None:
         self._progress.begin(episode)
-
-    def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
-        self._progress.frames(slot, first_step, frames)
-
-    def copy(self, slot: str, _video: bytes, _: Pictures) -> None:
-        self._progress.copied(slot, self._progress.episode.plan.num_steps)
 
     def end(self) -> None:
         episode = self._progress.episode
