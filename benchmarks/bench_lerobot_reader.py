@@ -1,17 +1,21 @@
 """Reading random windows through LeRobot's own reader: files that we wrote against files that LeRobot wrote by its defaults.
 
 The frames are those of the simulated gantry, the same for both; a window is one picture in three over a second, as a world
-model reads it, beside 16 actions.
+model reads it, beside 16 actions. PyTorch has one thread, as in the workers of a DataLoader. Most of what LeRobot's reader does is
+the same for both (copies of pictures, rows to tensors), so that beside it the decoding of the same windows stands alone.
 """
 
 import os
 import shutil
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import av
 import numpy as np
+import torch
 from lerobot.configs.video import RGBEncoderConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -40,9 +44,24 @@ def read(dataset: LeRobotDataset, order: np.ndarray) -> None:
         dataset[int(index)]
 
 
+def decode(folder: Path, order: np.ndarray) -> None:
+    """The pictures of every window of ``order`` alone, by PyAV, sought and decoded as LeRobot does it."""
+    (path,) = folder.rglob("*.mp4")
+    for index in order:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            first, last = (Fraction(int(index) + step, RATE) / stream.time_base for step in (0, RATE))
+            container.seek(round(first) - 1, stream=stream)
+            for frame in container.decode(stream):
+                frame.to_ndarray(format="rgb24")
+                if frame.pts >= last:
+                    break
+
+
 def main() -> None:
     """Prints the comparison for both backends that LeRobot has."""
     print(machine())
+    torch.set_num_threads(1)
     frames = [np.stack(list(simulate(ROBOTS[1], 0, index).frames("primary"))) for index in range(EPISODES)]
     height, width = frames[0].shape[1:3]
     root = Path(tempfile.mkdtemp(prefix="wamloom-bench-"))
@@ -61,10 +80,18 @@ def main() -> None:
         for name in ("ours", "theirs"):
             size = sum(path.stat().st_size for path in (root / name / "videos").rglob("*.mp4"))
             print(f"{name}: {size / sum(map(len, frames)):.0f} bytes of video a frame")
+        order = np.random.default_rng(0).integers(0, sum(map(len, frames)) - RATE, WINDOWS)
+        compare(
+            f"decoding such windows by PyAV alone, {width}x{height}",
+            ("written by wamloom", lambda: decode(root / "ours", order)),
+            ("written by LeRobot", lambda: decode(root / "theirs", order)),
+            WINDOWS,
+            "window",
+            3,
+        )
         for backend in ("torchcodec", "pyav"):
             try:
                 ours, theirs = (opened(root / name, backend) for name in ("ours", "theirs"))
-                order = np.random.default_rng(0).integers(0, len(ours), WINDOWS)
                 read(ours, order[:1])
                 read(theirs, order[:1])
             except (ImportError, RuntimeError) as error:
