@@ -1,7 +1,7 @@
 """Reading random windows through LeRobot's own reader: files that we wrote against files that LeRobot wrote by its defaults.
 
 The frames are those of the simulated gantry, the same for both; a window is one picture in three over a second, as a world
-model reads it, beside 16 actions. PyTorch has one thread, as in the workers of a DataLoader. Most of what LeRobot's reader does is
+model reads it, beside 16 actions. PyTorch has one thread, as in the workers of a DataLoader. Most of what that reader does is
 the same for both (copies of pictures, rows to tensors), so that beside it the decoding of the same windows stands alone.
 """
 
