@@ -33,6 +33,8 @@ LOCK = "lock"
 _SQL = "write SQL over the columns in docs/lake.md, such as \"dataset = 'bridge' and num_steps > 10\""
 _RUST_PLACE = re.compile(r",? ?/\S+\.rs:\d+:\d+")
 """Where in Lance's own sources an error arose, which helps nobody here."""
+_LOST = re.compile(r"Not found: .*/([^/]+/[^/]+\.lance)")
+"""Lance's words for a file of a table that is gone."""
 _COMMIT_TRIES = 6
 _COMMIT_HINT = "check space and rights, then run the same command again: what was committed is kept"
 _TABLES: dict[str, tuple[str, pa.Schema]] = {
@@ -252,7 +254,7 @@ class Lake:
             absent = lacking(table, wanted)
             found = table.to_table(columns=[one for one in wanted if one not in absent], filter=where.strip() or None)
         except _COMMIT_ERRORS as error:
-            if where:
+            if where and not _LOST.search(str(error)):
                 message = _RUST_PLACE.sub("", str(error))
                 raise UsageError(
                     f"the filter {where[:200]!r} does not work: {message[:300]}",
@@ -260,30 +262,30 @@ class Lake:
                     _SQL,
                     "filter",
                 ) from error
-            raise LakeError(
-                f"the table {name} cannot be read: {error}", str(self._path(name)), reason="damaged"
-            ) from error
+            raise self._unreadable(name, error) from error
         rows = [row | dict.fromkeys(absent) for row in found.to_pylist()]
         result: list[Row] = sorted(rows, key=lambda row: str(row[key]))
         return result
+
+    def _unreadable(self, name: str, error: Exception) -> LakeError:
+        lost = _LOST.search(str(error))
+        what = f"lacks a file, {lost[1]}" if lost else f"cannot be read: {_RUST_PLACE.sub('', str(error))}"
+        hint = "restore the lake from a copy, or ingest into a new lake"
+        return LakeError(f"the table {name} {what}", str(self._path(name)), hint, "damaged")
 
     def select(self, name: str, columns: Sequence[str]) -> pa.Table:
         """Columns of a whole table as they lie there, in no order. Raises LakeError where they cannot be read."""
         try:
             return self.table(name).to_table(columns=list(columns))
         except _COMMIT_ERRORS as error:
-            raise LakeError(
-                f"the table {name} cannot be read: {error}", str(self._path(name)), reason="damaged"
-            ) from error
+            raise self._unreadable(name, error) from error
 
     def batches(self, name: str, columns: list[str] | None = None, where: str = "") -> Iterator[pa.RecordBatch]:
         """Record batches of a few rows each, for walking over a whole table in bounded memory."""
         try:
             yield from self.table(name).to_batches(columns=columns, filter=where or None, batch_size=16)
         except _COMMIT_ERRORS as error:
-            raise LakeError(
-                f"the table {name} cannot be read: {error}", str(self._path(name)), reason="damaged"
-            ) from error
+            raise self._unreadable(name, error) from error
 
     def episode(self, episode_id: str) -> StoredEpisode:
         """The kept episode of that key. Raises LakeError where there is none."""

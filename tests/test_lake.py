@@ -100,6 +100,17 @@ def test_a_flipped_byte_in_a_data_file_is_found(tmp_path: Path) -> None:
     assert "primary" in problems[0].where
 
 
+@pytest.mark.parametrize("where", ["", "num_steps > 0"])
+def test_a_lost_data_file_is_named_with_a_mend(tmp_path: Path, where: str) -> None:
+    lake = Lake.create(tmp_path / "lake")
+    lake.insert("episodes", made_table(made_row("a")))
+    lost = next((tmp_path / "lake/episodes.lance/data").iterdir())
+    lost.unlink()
+    with pytest.raises(LakeError, match=f"lacks a file, data/{lost.name}") as caught:
+        Lake.open(tmp_path / "lake").rows("episodes", ["num_steps"], where)
+    assert "restore" in caught.value.hint
+
+
 def test_a_pinned_reader_does_not_see_later_rows(tmp_path: Path) -> None:
     lake = Lake.create(tmp_path / "lake")
     lake.insert("episodes", made_table(made_row("a")))
