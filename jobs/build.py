@@ -107,6 +107,7 @@ def _answer(options: BuildOptions, plan: BuildPlan, manifest: dict[str, Any], se
     episodes = sum(len(group["episodes"]) for group in manifest["groups"])
     frames = sum(group["num_steps"] * len(group["views"]) for group in manifest["groups"])
     steps = sum(group["num_steps"] for group in manifest["groups"])
+    copied = sum(sum(group["copied_frames"].values()) for group in manifest["groups"])
     values: dict[str, Any] = {
         "release": options.out,
         "build": manifest["build"],
@@ -115,6 +116,7 @@ def _answer(options: BuildOptions, plan: BuildPlan, manifest: dict[str, Any], se
         "samples_by_format": samples,
         "steps": steps,
         "frames": frames,
+        "copied_frames": copied,
         "episodes": episodes,
         "dropped": sum(not outcome["numbers"] for outcome in manifest["dropped"]),
         "windows_left_out": _windows_left_out(outcome["numbers"] for outcome in manifest["dropped"]),
@@ -128,6 +130,7 @@ def _answer(options: BuildOptions, plan: BuildPlan, manifest: dict[str, Any], se
         f"release {options.out} {what}: {episodes} episodes, {steps} steps, {frames} frames, {values['files']} files "
         f"({values['bytes'] / 1e6:.1f} MB)",
         *(f"  {name}: {number} samples in {', '.join(sorted(counts[name]))}" for name, number in samples.items()),
+        *([f"  {copied} frames were copied as they were recorded"] if copied else []),
     ]
     warnings = list(plan.notes)
     if values["dropped"]:

@@ -1,6 +1,7 @@
 """The build line, ended: index files, statistics and the manifest, from what the units wrote."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, cast
@@ -82,7 +83,7 @@ def publish_build(
         "mixture": plan.shares(recipe),
         **plan.inputs,
         "counts": counts,
-        "groups": [_group_entry(plan, recipe, group, episodes) for group, episodes in plan.episodes],
+        "groups": [_group_entry(plan, recipe, group, episodes, records) for group, episodes in plan.episodes],
         "dropped": [asdict(outcome) for outcome in plan.dropped],
         "licenses": sorted({group.license for group in plan.groups}),
         "license": strictest(group.license for group in plan.groups),
@@ -105,12 +106,22 @@ def _file_entry(record: FileRecord, splits: Mapping[str, set[str]]) -> dict[str,
 
 
 def _group_entry(
-    plan: BuildPlan, recipe: BuildRecipe, group: GroupPlan, episodes: Sequence[EpisodePlan]
+    plan: BuildPlan,
+    recipe: BuildRecipe,
+    group: GroupPlan,
+    episodes: Sequence[EpisodePlan],
+    records: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
+    copied: Counter[str] = Counter()
+    for unit, one in ((unit, cast(UnitPlan, unit.payload[0])) for unit in plan.units):
+        if one.group.name == group.name:
+            steps = sum(episode.num_steps for episode in one.episodes)
+            copied.update(dict.fromkeys(records[unit.unit_id]["copied"], steps))
     return {
         "name": group.name,
         **describe_group(group, recipe),
         "num_steps": group.num_steps,
+        "copied_frames": dict(sorted(copied.items())),
         "episodes": [
             asdict(episode)
             | {"location": plan.sources[episode.episode_id][0], "source_key": plan.sources[episode.episode_id][1]}

@@ -111,7 +111,7 @@ class BuildWorker:
         path = corner.folder / LINEAGE / plan.group.name / f"{plan.file_index:05d}.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.concat_tables(lineage), path, compression="zstd", write_page_checksum=True)
-        files = corner.finish(facts)
+        files = corner.finish(facts, (view for view, _, _ in copied))
         outcomes = tuple(Outcome(e.episode_id, "kept", content_id=e.episode_id) for e in plan.episodes)
         steps = float(sum(e.num_steps for e in plan.episodes))
         return UnitResult(unit.unit_id, outcomes, files, (("frames", steps * len(plan.group.views)), ("steps", steps)))

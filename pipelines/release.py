@@ -7,7 +7,7 @@ manifest are written there, and the folder is renamed to its name at once: a rel
 import contextlib
 import errno
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -194,8 +194,9 @@ class UnitFolder:
         remove_tree(self.folder)
         self.folder.mkdir(parents=True)
 
-    def finish(self, facts: Mapping[str, Any]) -> tuple[FileRecord, ...]:
-        """Moves the files to their final names and leaves the durable record of the unit, in this order.
+    def finish(self, facts: Mapping[str, Any], copied: Iterable[str] = ()) -> tuple[FileRecord, ...]:
+        """Moves the files to their final names and leaves the durable record of the unit, in this order: ``facts`` by format,
+        and the views that were ``copied`` as they are.
 
         A unit that another attempt finished already gives the same names and bytes, so that neither is harmed.
         """
@@ -209,7 +210,8 @@ class UnitFolder:
         for parent in sorted({(final / record.path).parent for record in records}):
             fsync_folder(parent)
         record_path = self._root / "records" / f"{self._unit_id}.json"
-        body = {"unit_id": self._unit_id, "files": [asdict(record) for record in records], "facts": facts}
+        files = [asdict(record) for record in records]
+        body = {"unit_id": self._unit_id, "files": files, "facts": facts, "copied": sorted(set(copied))}
         text = (json.dumps(body, sort_keys=True) + "\n").encode()
         if not publish_once(record_path, text) and record_path.read_bytes() != text:
             # a record whose files were damaged since: this attempt has just replaced them

@@ -56,7 +56,10 @@ def _facts(release: Path) -> dict[str, Any]:
 
 
 def test_the_frames_of_a_release_are_those_of_the_recording(lake: Path, recordings: Path, tmp_path: Path) -> None:
-    run_build(lake, tmp_path / "release", RECIPE)
+    told = run_build(lake, tmp_path / "release", RECIPE)
+    assert told.values["copied_frames"] == sum(LENGTHS)
+    (group,) = read_json(tmp_path / "release/manifest.json")["groups"]
+    assert group["copied_frames"] == {"primary": sum(LENGTHS)}
     source = sorted(recordings.rglob("*.mp4"))
     wanted = {frame.tobytes() for frame in movie(source)}
     for name in RECIPE.formats:
@@ -95,7 +98,8 @@ def test_the_times_are_exact_and_every_episode_begins_with_a_key_frame(lake: Pat
 def test_what_is_not_as_asked_for_is_compressed(
     lake: Path, recordings: Path, tmp_path: Path, choice: dict[str, Any]
 ) -> None:
-    run_build(lake, tmp_path / "release", RECIPE.model_copy(update={"formats": ("lerobot_v21",)} | choice))
+    told = run_build(lake, tmp_path / "release", RECIPE.model_copy(update={"formats": ("lerobot_v21",)} | choice))
+    assert told.values["copied_frames"] == 0
     recorded = {frame.tobytes() for frame in movie(sorted(recordings.rglob("*.mp4")))}
     assert not any(frame.tobytes() in recorded for frame in movie(_videos(tmp_path / "release", "lerobot_v21")))
 
