@@ -144,7 +144,9 @@ def _groups(manifest: Mapping[str, Any]) -> list[str]:
         for group in manifest["groups"]
     ]
     head = ["group", "robot", "rate", "episodes", "steps", "hours", "views (height x width)", "action, proprio"]
-    return _table(head, rows)
+    sizes = manifest["recipe"].get("sizes", {}).items()
+    other = ", ".join(f"{name} {one['height_px']}x{one['width_px']}" for name, one in sorted(sizes))
+    return [*_table(head, rows), *([f"Every view has another size in: {other}.", ""] if other else [])]
 
 
 def _splits(manifest: Mapping[str, Any]) -> list[str]:

@@ -237,7 +237,7 @@ def gather_release(folder: Path, version: str, proof: Mapping[str, Any] | None =
         kind="release",
         place=str(folder),
         version=version,
-        datasets=tuple(_group_facts(group) for group in manifest["groups"]),
+        datasets=tuple(_group_facts(group, manifest["recipe"]) for group in manifest["groups"]),
         release=ReleaseFacts(
             fingerprint=manifest["build"],
             lake=manifest["lake_content"],
@@ -251,10 +251,13 @@ def gather_release(folder: Path, version: str, proof: Mapping[str, Any] | None =
     )
 
 
-def _group_facts(group: Mapping[str, Any]) -> DatasetFacts:
+def _group_facts(group: Mapping[str, Any], recipe: Mapping[str, Any]) -> DatasetFacts:
     rate: Fraction = parse_rate(group["rate"])
     lengths = tuple(episode["num_steps"] for episode in group["episodes"])
     tasks = Counter(episode["instruction"] for episode in group["episodes"])
+    sizes = recipe.get("sizes", {})
+    shown = [("as built", view["slot"], view) for view in group["views"]]
+    shown += [(f"as built for {name}", view["slot"], sizes[name]) for name in sorted(sizes) for view in group["views"]]
     return DatasetFacts(
         name=group["name"],
         title=group["name"],
@@ -265,17 +268,8 @@ def _group_facts(group: Mapping[str, Any]) -> DatasetFacts:
         duration_s=float(sum(lengths) / rate),
         control_rates=((rate, len(lengths)),),
         cameras=tuple(
-            Camera(
-                view["slot"],
-                view["slot"],
-                "as built",
-                view["width_px"],
-                view["height_px"],
-                len(lengths),
-                sum(lengths),
-                0,
-            )
-            for view in group["views"]
+            Camera(slot, slot, how, size["width_px"], size["height_px"], len(lengths), sum(lengths), 0)
+            for how, slot, size in shown
         ),
         tasks=tuple(Task(text, count) for text, count in tasks.most_common()),
     )

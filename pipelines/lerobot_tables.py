@@ -359,9 +359,8 @@ def features(
                 "video.pix_fmt": PIXEL_FORMAT,
                 "video.fps": frames_per_second(group),
                 "video.channels": 3,
-                "video.g": recipe.video.gop,
-                # frames that were taken over have the quality that the recording has
-                **({} if view in copied else {"video.crf": recipe.video.crf}),
+                # frames that were taken over have the quality and the key frames that the recording has
+                **({} if view in copied else {"video.g": recipe.video.gop, "video.crf": recipe.video.crf}),
                 "is_depth_map": False,
                 "has_audio": False,
             },

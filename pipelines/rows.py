@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, cast
 
@@ -20,6 +20,7 @@ from schemas.tables import ADDED_COLUMNS, BLOB_COLUMNS, BLOB_PREFIX, DEPTH_PREFI
 from schemas.time import parse_rate, rate_text
 from schemas.work import Outcome
 from validation import signature
+from validation.measures import BRIGHTNESS
 
 UNHASHED = ("locations", "row_sha256", *BLOB_COLUMNS)
 """Columns outside the row's own hash: a second location must not change it, and blobs carry their own."""
@@ -56,6 +57,8 @@ class StoredEpisode:
     location: str
     source_key: str
     license: str
+    decoded: frozenset[str] = frozenset()
+    """Slots of views of which every frame came out of the decoder when the episode was judged."""
 
 
 def location_of(ref: EpisodeRef) -> Row:
@@ -289,7 +292,7 @@ def outcome_of(row: Row) -> Outcome:
 META_COLUMNS = [
     field.name
     for field in EPISODE_FIELDS
-    if field.name not in {"findings", "measures", "attributes_json", "signature", "row_sha256"}
+    if field.name not in {"findings", "attributes_json", "signature", "row_sha256"}
 ]
 """What ``stored_episode`` needs of a row."""
 
@@ -316,7 +319,14 @@ def stored_episode(row: Row) -> StoredEpisode:
         location=place["location"],
         source_key=place["key"],
         license=row["license"],
+        decoded=frozenset(_measured(row, BRIGHTNESS)),
     )
+
+
+def _measured(row: Row, prefix: str) -> Iterator[str]:
+    """Of what there is a measure whose name begins so."""
+    names = (measure["name"] for measure in row["measures"] or ())
+    return (name.removeprefix(prefix) for name in names if name.startswith(prefix))
 
 
 def view_of(value: Row, card: DatasetCard | None = None) -> EncodedView:

@@ -66,6 +66,8 @@ class StepVideos:
         one_by_one = len(rows) > 0 and bool((np.diff(rows) == 1).all())
         if view.codec != wanted.codec or (view.height_px, view.width_px) != size or not (as_filmed and one_by_one):
             return ""
+        if slot not in stored.decoded:  # perhaps damaged, which a decode of it will tell
+            return ""
         facts = self._video.inspect(self._stored(stored, slot).data, _where(stored, slot))
         first = view.first_frame + int(rows[0])
         return facts.setup_sha256 if _is_made_so(facts, first, len(rows), wanted.gop) else ""

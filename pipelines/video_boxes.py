@@ -1,4 +1,5 @@
-"""What the outer boxes of a video file tell before any demuxer sees it: container kind, completeness, rotation.
+"""What the outer boxes of a video file tell before any demuxer sees it: container kind, completeness, rotation; and how to
+take back what they tell players.
 
 FFmpeg opens a truncated MP4 or Matroska file without a word; the declared sizes of the outermost boxes tell at once.
 Sources: ISO/IEC 14496-12 (boxes, ``tkhd``), RFC 8794 and 9559 (EBML, Matroska). Standard library only.
@@ -13,6 +14,10 @@ from dataclasses import dataclass
 _MOV_STARTS = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp"}
 _EBML = b"\x1a\x45\xdf\xa3"
 _SEGMENT = b"\x18\x53\x80\x67"
+_UPRIGHT = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+"""The matrix of a track that is shown as it is stored."""
+_BEFORE_BOXES = {b"moov": 0, b"trak": 0, b"mdia": 0, b"minf": 0, b"stbl": 0, b"stsd": 8, b"avc1": 78, b"av01": 78}
+"""Boxes on the way to what is said of the frames, and how many bytes stand in them before the next."""
 _MAX_BOXES = 1_000_000
 """Of one level; a fragmented file has two per fragment."""
 
@@ -138,3 +143,19 @@ def _rotation(header: bytes, track_id: int) -> int | None:
         return None
     a, b = struct.unpack_from(">ii", header, 40 + wide)
     return round(math.degrees(math.atan2(b, a))) % 360
+
+
+def show_as_stored(descriptor: int) -> None:
+    """Rewrites an MP4 of H.264 or AV1 so that no player turns, mirrors or crops its frames."""
+    _show_as_stored(descriptor, 0, os.fstat(descriptor).st_size)
+
+
+def _show_as_stored(descriptor: int, start: int, stop: int) -> None:
+    for box in boxes(descriptor, start, stop):
+        if box.kind in _BEFORE_BOXES:
+            _show_as_stored(descriptor, box.start + _BEFORE_BOXES[box.kind], box.stop)
+        elif box.kind == b"tkhd":
+            wide = 12 if os.pread(descriptor, 1, box.start) == b"\x01" else 0
+            os.pwrite(descriptor, _UPRIGHT, box.start + wide + 40)
+        elif box.kind == b"clap":
+            os.pwrite(descriptor, b"free", box.start - 4)

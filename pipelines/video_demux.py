@@ -22,6 +22,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from pipelines.video_boxes import BrokenBoxes, container_of, rotation_of
+from pipelines.video_setup import Setup, length_bytes, nal_units
 
 CODECS = ("h264", "hevc", "av1", "vp9", "mpeg4", "mjpeg", "png", "ffv1")
 STRICT = {"err_detect": "explode+crccheck+bitstream+buffer"}
@@ -210,6 +211,8 @@ def scan(
         is_key: list[bool] = []
         is_entry: list[bool] = []
         is_shown: list[bool] = []
+        extradata = stream.codec_context.extradata or b""
+        setup, is_one = Setup(codec_name(stream), extradata), True
         for packet in packets(container, stream):
             if packet.pts is None:
                 raise Refusal("bad_times", f"packet {len(pts)} has no presentation time")
@@ -217,6 +220,8 @@ def scan(
             is_key.append(packet.is_keyframe)
             is_entry.append(is_entry_point(stream, packet))
             is_shown.append(not packet.is_discard)
+            setup.see(memoryview(packet), is_entry[-1])
+            is_one = is_one and not packet.has_sidedata("new_extradata")
             if hashed:
                 digest.add(packet)
             if written_xxh3 is not None:
@@ -227,8 +232,12 @@ def scan(
         _check_count(descriptor, limits, header, len(pts))
         if written_xxh3 not in (None, proof.text):
             raise Refusal("count_mismatch", "what was written does not read back as it went in")
-        return _facts(
-            descriptor, kind, container, stream, (pts, is_key, is_entry, is_shown), digest.text if hashed else ""
+        columns = (pts, is_key, is_entry, is_shown)
+        facts = _facts(descriptor, kind, container, stream, columns, digest.text if hashed else "")
+        return dataclasses.replace(
+            facts,
+            setup_sha256=hashlib.sha256(extradata + setup.brought).hexdigest(),
+            is_plain=facts.is_plain and is_one and setup.is_one and setup.is_progressive,
         )
 
 
@@ -340,18 +349,11 @@ def is_entry_point(stream: VideoStream, packet: Packet) -> bool:
         return False
     if codec_name(stream) != "h264":
         return True
-    extradata = stream.codec_context.extradata or b""
-    width = (extradata[4] & 3) + 1 if len(extradata) > 4 and extradata[0] == 1 else 0
-    data = memoryview(packet)
+    width = length_bytes(stream.codec_context.extradata or b"")
     if width == 0:  # Annex B: start codes instead of lengths
-        payload = bytes(data)
+        payload = bytes(packet)
         return any(unit and unit[0] & 31 == _IDR for unit in payload.split(b"\x00\x00\x01")[1:])
-    position = 0
-    while position + width < len(data):
-        if data[position + width] & 31 == _IDR:
-            return True
-        position += width + int.from_bytes(data[position : position + width], "big")
-    return False
+    return any(unit[0] & 31 == _IDR for unit in nal_units(memoryview(packet), width))
 
 
 def clean_starts(pts: np.ndarray, is_entry: np.ndarray) -> np.ndarray:

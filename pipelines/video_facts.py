@@ -39,9 +39,11 @@ class VideoFacts:
     num_video_streams: int = 1
     """Of which the first marked default, else the first, is the one described and decoded."""
     setup_sha256: str = ""
-    """Of the codec's extra data: the packets of videos of one setup can follow each other in a file."""
+    """Of the codec's extra data and what packets bring of that kind: the packets of plain videos of one setup can follow each
+    other in a file."""
     is_plain: bool = False
-    """Whether packets lie in the order they are shown, none is hidden, and decoding may begin at every key frame."""
+    """Whether packets lie in the order they are shown, none is hidden, none is interlaced, and decoding may begin at every key
+    frame and goes the same way throughout. Known of H.264 and AV1."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Lifts compressed frames out of a video as they are, for another file to hold. Child side.
 
 Only the colour tags are set: to BT.601 in limited range, which is what frames without a tag are taken for here and what
-``video_writer`` tags its own with. No pixel changes by it.
+``video_writer`` tags its own with. No pixel changes by it. What the container says of turning, mirroring and cropping is left
+out, as a decode here heeds none of it.
 """
 
 import itertools
@@ -11,6 +12,7 @@ import av
 import numpy as np
 from av.bitstream import BitStreamFilterContext
 
+from pipelines.video_boxes import show_as_stored
 from pipelines.video_cut import PACKED_RATE, Written, deterministic_container
 from pipelines.video_demux import PacketHash, Refusal, codec_name, nanoseconds, opened, packets, refused
 
@@ -50,6 +52,7 @@ def lift(descriptor: int, output: int, first: int, num_frames: int, limits: dict
                     packet.duration, packet.is_keyframe = 1, is_key
                     target.mux_one(packet)
                     number += 1
+        show_as_stored(output)
     if number != num_frames:
         raise Refusal("count_mismatch", f"{number} of {num_frames} frames came out")
     return Written(0, digest.text, nanoseconds(np.arange(num_frames), tick))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipelines.gather import gather_release
 from pipelines.lake import Lake
 from pipelines.verify import verify_release
 from pipelines.video import VideoTools
@@ -63,6 +64,17 @@ def test_verify_holds_every_size_against_the_lake(lake: Path, tmp_path: Path) ->
     assert sizes == {(64, 80, 3)}
     info = read_json(next((tmp_path / "release/lerobot_v21").rglob("info.json")))
     assert info["features"]["observation.images.primary"]["shape"] == [64, 80, 3]
+
+
+def test_card_and_page_tell_every_size(lake: Path, tmp_path: Path) -> None:
+    run_build(lake, tmp_path / "release", recipe(FORMATS, sizes=SIZES))
+    card = (tmp_path / "release/README.md").read_text()
+    assert "primary 96x128" in card
+    assert "Every view has another size in: lerobot_v21 64x80, webdataset 32x48." in card
+    found = gather_release(tmp_path / "release", "0")
+    cameras = {(one.codec, one.height_px, one.width_px) for group in found.datasets for one in group.cameras}
+    sized = {(f"as built for {name}", one["height_px"], one["width_px"]) for name, one in SIZES.items()}
+    assert cameras == {("as built", 96, 128)} | sized
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])

@@ -1,5 +1,7 @@
 """Frames that already are what a build asks for are taken over: the very pixels, at exact times, with nothing compressed anew."""
 
+import io
+import struct
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -10,6 +12,8 @@ import av
 import numpy as np
 import pytest
 
+from jobs import ingest
+from jobs.options import IngestOptions
 from pipelines.lake import Lake
 from pipelines.step_videos import _is_made_so
 from pipelines.verify import verify_release
@@ -17,10 +21,11 @@ from pipelines.video import VideoTools
 from pipelines.video_facts import VideoFacts
 from pipelines.video_writer import VideoWriter
 from schemas.errors import DecodeError, ReleaseError
-from schemas.recipes import BuildRecipe, Limits, VideoRecipe, ViewsRecipe
+from schemas.recipes import BuildRecipe, IngestRecipe, Limits, VideoRecipe, ViewsRecipe
 from tests.chain import movie, read_json, run_build, run_ingest, write_short
 from tests.fake_build import tree_bytes
 from tests.real import real_data
+from tests.test_video_setup import encoded, holding, packets_of
 from tests.test_video_writer import colored_frames
 
 LENGTHS = (12, 9, 15)
@@ -66,7 +71,7 @@ def test_the_frames_of_a_release_are_those_of_the_recording(lake: Path, recordin
         found = [frame.tobytes() for frame in movie(_videos(tmp_path / "release", name))]
         assert len(found) == sum(LENGTHS)
         assert set(found) == wanted
-    assert "video.crf" not in _facts(tmp_path / "release")
+    assert not {"video.crf", "video.g"} & set(_facts(tmp_path / "release"))
     assert verify_release(tmp_path / "release", Lake.open(str(lake)), readers=True).problems == []
 
 
@@ -193,6 +198,43 @@ def test_frames_without_a_color_tag_get_one(tmp_path: Path, tools: VideoTools, c
     data = (tmp_path / "v.mp4").read_bytes()
     assert tools.inspect(data, "a test").color.startswith("unspecified")
     assert tools.inspect(tools.lift(data, 0, 4, "a test"), "a test").color == "smpte170m/tv"
+
+
+def _turned(video: bytes, clap: bool) -> bytes:
+    """The same, which a player would show turned upside down, or cropped."""
+    found = bytearray(video)
+    if not clap:
+        struct.pack_into(">9i", found, found.index(b"tkhd") + 44, -(1 << 16), 0, 0, 0, -(1 << 16), 0, 0, 0, 1 << 30)
+        return bytes(found)
+    entry = found.index(b"avc1", found.index(b"stsd")) - 4
+    end = entry + int.from_bytes(found[entry : entry + 4], "big")
+    found[end:end] = struct.pack(">I4s8I", 40, b"clap", 80, 1, 48, 1, 0, 1, 0, 1)
+    for kind in (b"avc1", b"stsd", b"stbl", b"minf", b"mdia", b"trak", b"moov"):
+        start = found.rindex(kind, 0, entry + 8) - 4
+        struct.pack_into(">I", found, start, 40 + int.from_bytes(found[start : start + 4], "big"))
+    return bytes(found)
+
+
+@pytest.mark.parametrize("clap", [False, True], ids=["matrix", "clean aperture"])
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_what_is_lifted_is_shown_as_it_is_stored(tools: VideoTools, clap: bool, container: str) -> None:
+    video = encoded()
+    marked = holding(packets_of(video), _turned(video, clap), container)
+    lifted = tools.lift(marked, 0, 12, "a test")
+    assert b"clap" not in lifted
+    with av.open(io.BytesIO(lifted)) as one, av.open(io.BytesIO(video)) as other:
+        frames = list(zip(one.decode(video=0), other.decode(video=0), strict=True))
+    assert {frame.rotation for frame, _ in frames} == {0}
+    assert all(np.array_equal(frame.to_ndarray(), plain.to_ndarray()) for frame, plain in frames)
+    matrix = lifted.index(b"tkhd") + 44
+    assert struct.unpack_from(">9i", lifted, matrix) == (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+
+
+def test_what_was_never_decoded_is_not_copied(recordings: Path, tmp_path: Path) -> None:
+    packets = IngestRecipe(video_check="packets")
+    ingest.run(IngestOptions((str(recordings),), str(tmp_path / "lake"), None, packets, False, False, "inline"))
+    run_build(tmp_path / "lake", tmp_path / "release", RECIPE)
+    assert "video.crf" in _facts(tmp_path / "release")
 
 
 def test_more_frames_than_there_are_cannot_be_lifted(tmp_path: Path, tools: VideoTools) -> None:

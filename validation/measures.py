@@ -11,6 +11,9 @@ from schemas.time import NANOSECONDS
 from validation.evidence import ViewEvidence
 from validation.motion import action_lag, channel_changes
 
+BRIGHTNESS = "mean_brightness_"
+"""Before the slot of a view. Only those have it of which every frame was decoded."""
+
 
 def observed_rate(times_ns: np.ndarray) -> float | None:
     """Hz from the median time between two rows; None for fewer than three rows or times that do not rise."""
@@ -50,7 +53,7 @@ def measure_episode(episode: Episode, evidence: Mapping[str, ViewEvidence]) -> t
         if rate is not None:
             found.append(Measure(f"frame_rate_{slot}", rate, "Hz"))
     found += [
-        Measure(f"mean_brightness_{slot}", float(view.mean.mean(dtype=np.float64)) / 255, "1")
+        Measure(BRIGHTNESS + slot, float(view.mean.mean(dtype=np.float64)) / 255, "1")
         for slot, view in evidence.items()
         if view.num_frames
     ]
