@@ -10,8 +10,10 @@ import pytest
 
 from pipelines.lake import Lake
 from pipelines.read_back import num_frames
+from pipelines.release import manifest_bytes
 from pipelines.verify import verify_release
-from schemas.recipes import BuildRecipe
+from schemas.action_recipe import ActionRecipe
+from schemas.recipes import BuildRecipe, SegmentFilter, ViewsRecipe
 from tests.arm_release import (
     FORMATS,
     LENGTHS,
@@ -28,6 +30,7 @@ from tests.arm_release import (
     swap,
 )
 from tests.chain import read_json
+from tests.gap_lake import NUM_STEPS, gap_lake
 from tests.release_chain import make_release, seal_again
 
 STEPS = sum(LENGTHS)
@@ -111,8 +114,8 @@ def rlds_text(features: Any) -> None:
     features["steps/language_instruction"].bytes_list.value[1] = b"something else"
 
 
-def rlds_valid(features: Any) -> None:
-    features["steps/valid"].int64_list.value[2] = 0
+def rlds_valid(features: Any, key: str = "steps/valid") -> None:
+    features[key].int64_list.value[2] = 0
 
 
 def zarr_late(group: Path) -> None:
@@ -322,28 +325,69 @@ CHANGES: dict[str, tuple[str, Callable[[Path], None], bool, str]] = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_wrong_content_with_right_hashes_is_found(name: str, release: Path, lake: Path, tmp_path: Path) -> None:
     form, change, with_lake, message = CHANGES[name]
-    (group,) = (release / form).iterdir()
-    copy = tmp_path / "copy"
-    for folder in ("lineage", "stats", form):
-        shutil.copytree(release / folder, copy / folder)
-    for file in ("manifest.json", "README.md", "croissant.json"):
-        shutil.copyfile(release / file, copy / file)
-    only(copy, form)
-    change(copy / form / group.name)
+    copy = alone(release, form, tmp_path)
+    (group,) = (copy / form).iterdir()
+    change(group)
     seal_again(copy)
     result = verify_release(copy, Lake.open(lake) if with_lake else None)
     assert any(message in problem.message for problem in result.problems), result.problems
     assert all(form in problem.where for problem in result.problems)  # and nothing else is blamed
 
 
-def only(release: Path, form: str) -> None:
-    """The manifest tells of one format alone."""
-    from pipelines.release import manifest_bytes
-
+def alone(release: Path, form: str, folder: Path) -> Path:
+    """A copy of a release with one of its formats, that a test may spoil."""
+    copy = folder / "copy"
+    for name in ("lineage", "stats", form):
+        shutil.copytree(release / name, copy / name)
+    for name in ("README.md", "croissant.json"):
+        shutil.copyfile(release / name, copy / name)
     manifest: dict[str, Any] = read_json(release / "manifest.json")
     manifest["counts"] = {form: manifest["counts"][form]}
-    manifest["files"] = [one for one in manifest["files"] if (release / one["path"]).exists()]
-    (release / "manifest.json").write_bytes(manifest_bytes(manifest))
+    manifest["files"] = [one for one in manifest["files"] if (copy / one["path"]).exists()]
+    (copy / "manifest.json").write_bytes(manifest_bytes(manifest))
+    return copy
+
+
+INDEXES = {
+    "rlds": "1.0.0/dataset_info.json",
+    "zarr": "wamloom.json",
+    "droid_raw": "wamloom.json",
+    "ctrlworld": "dataset_meta_info/*/index.json",
+    "cosmos_policy": "wamloom.json",
+}
+
+
+@pytest.mark.parametrize("text", ["{}", "[]"])
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_index_that_tells_nothing_is_a_problem_and_no_crash(
+    form: str, text: str, release: Path, tmp_path: Path
+) -> None:
+    copy = alone(release, form, tmp_path)
+    (group,) = (copy / form).iterdir()
+    next(group.glob(INDEXES[form])).write_text(text)
+    seal_again(copy)
+    problems = verify_release(copy).problems
+    assert problems
+    assert all("cannot be read back" in problem.message for problem in problems)
+
+
+def test_gaps_what_is_left_out_and_a_second_instruction(tmp_path: Path) -> None:
+    path = gap_lake(tmp_path)
+    recipe = BuildRecipe(
+        formats=("rlds",),
+        horizon=4,
+        views=ViewsRecipe(height_px=32, width_px=32),
+        segments=SegmentFilter(skip=("idle",)),
+        actions=ActionRecipe(reference="chunk_start", base="self"),
+    )
+    result = verify_release(make_release(path, tmp_path / "out", recipe), Lake.open(path))
+    assert result.problems == []
+    assert result.checked["rlds_actions_made_again"] == NUM_STEPS
+    (group,) = (tmp_path / "out/rlds").iterdir()
+    change_records(rlds_shard(group), lambda found: rlds_valid(found[0].features.feature, "steps/selected"))
+    seal_again(tmp_path / "out")
+    (problem,) = verify_release(tmp_path / "out").problems
+    assert problem.message == "the rows that windows may hold are not those of the lineage"
 
 
 def test_a_changed_relative_action_is_found(relative: Path, lake: Path, tmp_path: Path) -> None:
@@ -359,7 +403,3 @@ def test_a_changed_relative_action_is_found(relative: Path, lake: Path, tmp_path
     found = verify_release(copy, Lake.open(lake)).problems
     assert {Path(problem.where).parent.name for problem in found} == {"cosmos_policy", "rlds", "zarr"}
     assert {problem.message for problem in found} == {"its actions are not what the lake gives for this recipe"}
-
-
-def test_the_recipe_is_one_that_a_build_takes() -> None:
-    assert BuildRecipe.model_validate(RECIPE.model_dump()) == RECIPE
