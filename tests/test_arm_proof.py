@@ -2,17 +2,22 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipelines.formats import describe_group
+from pipelines.formats import rlds as rlds_format
 from pipelines.lake import Lake
+from pipelines.probes import rlds as rlds_probe
 from pipelines.read_back import num_frames
 from pipelines.release import manifest_bytes
 from pipelines.verify import verify_release
 from schemas.action_recipe import ActionRecipe
+from schemas.embodiment import Channel, ChannelKind
 from schemas.recipes import BuildRecipe, SegmentFilter, ViewsRecipe
 from tests.arm_release import (
     FORMATS,
@@ -30,6 +35,7 @@ from tests.arm_release import (
     swap,
 )
 from tests.chain import read_json
+from tests.fake_build import make_build, write_build
 from tests.gap_lake import NUM_STEPS, gap_lake
 from tests.release_chain import make_release, seal_again
 
@@ -403,3 +409,28 @@ def test_a_changed_relative_action_is_found(relative: Path, lake: Path, tmp_path
     found = verify_release(copy, Lake.open(lake)).problems
     assert {Path(problem.where).parent.name for problem in found} == {"cosmos_policy", "rlds", "zarr"}
     assert {problem.message for problem in found} == {"its actions are not what the lake gives for this recipe"}
+
+
+def test_rotations_that_are_written_in_another_way_are_held_against_what_was_done(tmp_path: Path) -> None:
+    """A robot of quaternions, whose pose RLDS has with Euler angles: places are compared as they are, turns by turning again."""
+    turn = [Channel(name=f"q{name}", unit="1", kind=ChannelKind.QUATERNION) for name in "xyzw"]
+    place = [Channel(name=name, unit="m", kind=ChannelKind.POSITION) for name in "xyz"]
+    layout = (Channel(name="thing"), *place, *turn)
+    build = make_build((5, 4), action_width=8, proprio_width=8)
+    card = build.group.card.model_copy(update={"action": layout, "proprio": layout})
+    names = tuple(channel.name for channel in layout)
+    group = replace(build.group, card=card, action_names=names, proprio_names=names)
+    build = replace(build, group=group, units=tuple(replace(unit, group=group) for unit in build.units))
+    write_build(rlds_format, build, tmp_path)
+    told = {"name": group.name, "episodes": [asdict(one.plan) for one in build.episodes]}
+    probe = rlds_probe.open_group(tmp_path, describe_group(group, build.recipe) | told)
+    for entry, episode in zip(told["episodes"], build.episodes, strict=True):
+        rows = probe.rows(entry)
+        assert rows.at_odds == ()
+        assert rows.channels["action"] == (1, 2, 3)
+        np.testing.assert_array_equal(rows.vectors["action"], episode.action[:, 1:4])
+        np.testing.assert_array_equal(rows.vectors["proprio"], episode.proprio)
+        (made,) = rows.made
+        assert (made.name, made.vector, made.values.shape[1]) == ("cartesian_position", "action", 6)
+        np.testing.assert_array_equal(made.of(episode.action), made.values)
+        assert not np.allclose(made.of(-episode.action[::-1]), made.values)
