@@ -93,6 +93,26 @@ def numbers_of_arm(card: Embodiment, proprio: np.ndarray, action: np.ndarray, st
     return {name: values.astype(np.float64).tolist() for name, values in fields.items()}
 
 
+def vectors_of_arm(card: Embodiment, fields: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The inverse of ``numbers_of_arm``: float32 [T, P] and [T, A] of the fields that have a row for each step."""
+    measured = arm_numbers(card.proprio, card.proprio_grippers)
+    commanded = arm_numbers(card.action, card.action_grippers)
+    num = len(fields["observation.state.gripper_position"])
+    found: list[np.ndarray] = []
+    for width, prefix, arm in (
+        (len(card.proprio), "observation.state", measured),
+        (len(card.action), "action", commanded),
+    ):
+        named = {"cartesian_position": arm.pose, "joint_position": arm.joints, "gripper_position": arm.gripper}
+        vector: np.ndarray = np.zeros((num, width), np.float32)
+        for name, channels in (named | {"others": arm.others}).items():
+            if channels:
+                rows = np.array(fields[f"{prefix}.{name}"], dtype=np.float64)
+                vector[:, list(channels)] = rows.reshape(num, len(channels))
+        found.append(vector)
+    return found[0], found[1]
+
+
 def _closed(values: np.ndarray, polarity: Gripper | None) -> np.ndarray:
     """How far a gripper is closed, 0 to 1 between what the card calls open and closed; as recorded where it says nothing."""
     if polarity is None:

@@ -32,6 +32,14 @@ class NamedPart:
         """How many numbers it has."""
         return len(self.names)
 
+    @property
+    def kept(self) -> tuple[int | None, ...]:
+        """For each number that ``of`` gives, the channel it is, unchanged; None where it was converted."""
+        if not self.part.written:
+            return self.part.position or self.part.channels
+        turned = self.degrees or self.part.written != "euler_xyz"
+        return (*self.part.position, *((None, None, None) if turned else self.part.rotation))
+
     def of(self, vectors: np.ndarray) -> np.ndarray:
         """float32 [T, width] of ``vectors`` [T, A]: the channels as they are, of a pose x, y, z and angles about the fixed axes.
 
@@ -68,6 +76,25 @@ def named_parts(layout: tuple[Channel, ...], grippers: tuple[Gripper, ...] = ())
         degrees = any(layout[index].unit == "deg" for index in part.rotation)
         found[name] = NamedPart(part, degrees, names)
     return found
+
+
+def joined(
+    parts: Mapping[str, NamedPart], values: Mapping[str, np.ndarray], num: int
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """The inverse of ``NamedPart.of`` for a vector in parts, as far as there is one: the channels that they hold unchanged,
+    rising, and float32 [num, n] of these. ``values`` has [num, width] of every part.
+    """
+    found = {
+        channel: values[name][:, column]
+        for name, part in parts.items()
+        for column, channel in enumerate(part.kept)
+        if channel is not None
+    }
+    channels = tuple(sorted(found))
+    vector: np.ndarray = np.zeros((num, len(channels)), np.float32)
+    for column, channel in enumerate(channels):
+        vector[:, column] = found[channel]
+    return channels, vector
 
 
 def require_parts(found: Mapping[str, NamedPart], wanted: Mapping[str, int], whose: str, where: str) -> None:

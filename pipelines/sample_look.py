@@ -128,7 +128,8 @@ def _find(folder: Path, number: int, name: str | None, group: str | None) -> _Fo
     entries = [entry for entry in manifest["groups"] if group in (None, entry["name"])]
     left = number
     for entry in entries:
-        count = sum(one["num_samples"] for one in entry["episodes"]) if form.windowed else entry["num_steps"]
+        # without a probe, steps of the lineage
+        count = manifest["counts"][chosen][entry["name"]]["samples"] if has_probe else entry["num_steps"]
         if 0 <= left < count:
             place = folder / (form.beside or chosen) / entry["name"]
             probe = registry.load("probes", chosen).open_group(place, entry) if has_probe else None

@@ -14,9 +14,11 @@ from PIL import Image
 from jobs.cli import main
 from pipelines.barcode import read
 from pipelines.lake import Lake
+from pipelines.numbers import numbers_of
 from pipelines.sample_look import look_at_sample, sample_sheet
 from pipelines.verify import verify_release
 from schemas.errors import ReleaseError, UsageError
+from tests import arm_release
 from tests.chain import picture, read_json, tar_samples
 from tests.release_chain import ARM, FORMATS, GANTRY, RECIPE, make_lake, make_release
 
@@ -136,3 +138,49 @@ def test_a_release_of_latents_alone_shows_them_and_has_no_sheet(release: Path, t
     assert spans
     with pytest.raises(UsageError, match="no pictures"):
         sample_sheet(out, 2, name)
+
+
+@pytest.fixture(scope="module")
+def arm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("look_arm")
+    return make_release(arm_release.make_arm_lake(folder), folder / "release", arm_release.RECIPE)
+
+
+@pytest.mark.parametrize("name", ["cosmos_policy", "droid_raw", "rlds", "zarr"])
+def test_steps_of_trainers_layouts_show_the_rows_that_follow(arm: Path, name: str) -> None:
+    (group,) = read_json(arm / "manifest.json")["groups"]
+    chunk_names = group["action_names"]
+    lake = Lake.open(arm.parent / "lake")
+    for episode in group["episodes"]:
+        action = numbers_of(lake.episode(episode["episode_id"]), None, ("primary",)).action.astype(np.float32)
+        for step in (0, episode["num_steps"] - 2):
+            told = look_at_sample(arm, episode["first_step"] + step, name).plain
+            assert (told["episode_id"], told["step"]) == (episode["episode_id"], step)
+            rows = np.minimum(step + np.arange(4), episode["num_steps"] - 1)
+            columns = [chunk_names.index(one) for one in told["action_chunk"]["names"]]
+            np.testing.assert_array_equal(np.float32(told["action_chunk"]["values"]), action[rows][:, columns])
+            assert columns == list(range(len(chunk_names)))
+            assert told["action_chunk"]["mask"] == (step + np.arange(4) < episode["num_steps"]).tolist()
+            assert [one["step"] for one in told["steps"]] == sorted(set(rows.tolist()))
+    sheet = sample_sheet(arm, 1, name)
+    assert len(sheet.times_ns) == 4
+
+
+def test_a_sample_of_ctrlworld_is_one_of_its_list(arm: Path) -> None:
+    manifest = read_json(arm / "manifest.json")
+    (group,) = manifest["groups"]
+    count = manifest["counts"]["ctrlworld"][group["name"]]["samples"]
+    lake = Lake.open(arm.parent / "lake")
+    for number in range(count):
+        told = look_at_sample(arm, number, "ctrlworld").plain
+        episode = next(one for one in group["episodes"] if one["episode_id"] == told["episode_id"])
+        proprio = numbers_of(lake.episode(told["episode_id"]), None, ("primary",)).proprio.astype(np.float32)
+        last = (episode["num_steps"] - 1) // 2
+        steps = 2 * np.minimum(told["step"] // 2 + np.arange(4), last)
+        columns = [group["proprio_names"].index(name) for name in told["action_chunk"]["names"]]
+        assert len(columns) == 7
+        np.testing.assert_array_equal(np.float32(told["action_chunk"]["values"]), proprio[steps][:, columns])
+        assert [one["step"] for one in told["steps"]] == sorted(set(steps.tolist()))
+    with pytest.raises(ReleaseError, match=f"no sample {count}"):
+        look_at_sample(arm, count, "ctrlworld")
+    assert len(sample_sheet(arm, 0, "ctrlworld").times_ns) > 1

@@ -211,6 +211,7 @@ class _CosmosPolicy:
             "group": group.name,
             **describe_group(group, recipe),
             "action": list(group.chunk.names),
+            "arrays": {"demo": _arrays(shape.demo, group, recipe), "rollout": _arrays(shape.rollout, group, recipe)},
             "files": {file_of(episode, shape): episode.episode_id for episode in episodes},
             "success_unknown": [episode.episode_id for episode in episodes if episode.success is None],
         }
@@ -287,6 +288,12 @@ def _shape(group: GroupPlan, recipe: BuildRecipe) -> Shape:
         'set views.slots = ["primary", "wrist_left"], for a robot with two arms ["primary", "wrist_left", "wrist_right"]',
         "no_view",
     )
+
+
+def _arrays(names: Mapping[str, str], group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
+    """What the arrays of a file are called, those of pictures by view."""
+    views = {view: names[recipe.names.slot(view)] for view, _, _ in group.views}
+    return {"actions": names["actions"], "proprio": names["proprio"], "views": views}
 
 
 def _read_whole(file: Any) -> tuple[int, int]:

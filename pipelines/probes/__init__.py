@@ -4,12 +4,14 @@ A member module exports ``open_group(folder: Path, group: Mapping) -> Probe`` fo
 manifest. A format without a probe is hashed and counted, and its samples cannot be shown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from pipelines.probed import EpisodeRows, LatentSpan, SampleContent, episode_at
+from pipelines.named_parts import NamedPart
+from pipelines.probed import EpisodeRows, LatentSpan, Made, SampleContent, episode_at, numbers_in_split, of_steps
+from schemas.errors import ReleaseError
 
 
 class Probe(Protocol):
@@ -28,4 +30,32 @@ class Probe(Protocol):
         ...
 
 
-__all__ = ["EpisodeRows", "LatentSpan", "Probe", "SampleContent", "episode_at"]
+def check_widths(parts: Mapping[str, NamedPart], values: Mapping[str, np.ndarray], num: int, where: str) -> None:
+    """Raises ReleaseError where ``values`` are not [num, width] of ``parts``."""
+    for name, part in parts.items():
+        shape = (num, part.width)
+        if values[name].shape != shape:
+            raise ReleaseError(
+                f"{name} is of {list(values[name].shape)}, not {list(shape)}", where, "build it again", "unreadable"
+            )
+
+
+def converted(vector: str, parts: Mapping[str, NamedPart], values: Mapping[str, np.ndarray]) -> Iterator[Made]:
+    """The parts of which some numbers are not those of the vector."""
+    for name, part in parts.items():
+        if None in part.kept:
+            yield Made(name, vector, values[name], part.of)
+
+
+__all__ = [
+    "EpisodeRows",
+    "LatentSpan",
+    "Made",
+    "Probe",
+    "SampleContent",
+    "check_widths",
+    "converted",
+    "episode_at",
+    "numbers_in_split",
+    "of_steps",
+]
