@@ -138,7 +138,7 @@ class ClipRecipe(_Frozen):
     """For ``fixed``: frames from one clip's start to the next; None: clips meet end to end."""
     phases: tuple[Annotated[int, Field(ge=0, le=100_000)], ...] = Field(default=(0,), min_length=1)
     """Clips begin so many frames behind the start of each run, once for each: causal latents depend on where a clip begins,
-    so trainers that begin anywhere need several."""
+    so trainers that begin anywhere need several. For ``frames``, of the episode: every third is then every third of it."""
     bounds: tuple[SegmentKind, ...] = ()
     """Where spans of these kinds start and end, clips begin anew, such as ``["language"]``."""
     within: SegmentKind | None = None
