@@ -255,7 +255,9 @@ class _Reading:
     def _held_apart(self, key: str, taken_ns: np.ndarray, steps_ns: np.ndarray) -> np.ndarray:
         frames_ns, held = droid_cameras.held_apart(taken_ns, steps_ns)
         if held:
-            message = f"{held} of {len(taken_ns)} frames are the one before again, by their stamp: the camera was slower"
+            message = (
+                f"{held} of {len(taken_ns)} frames are the one before again, by their stamp: the camera was slower"
+            )
             numbers = (("num_frames", float(held)), ("num_steps", float(len(taken_ns))))
             self._note("frames_held", Severity.INFO, key, message, numbers)
         return frames_ns
