@@ -13,7 +13,15 @@ from schemas.embodiment import VIEW_SLOTS, ViewSlot
 from schemas.errors import RecipeError
 from schemas.findings import Severity
 from schemas.fingerprint import fingerprint
-from schemas.release_choices import CtrlWorldRecipe, FastWamRecipe, NamesRecipe, SizeRecipe, SplitRecipe, TextChoice
+from schemas.release_choices import (
+    CtrlWorldRecipe,
+    FastWamRecipe,
+    NamesRecipe,
+    SizeRecipe,
+    SplitRecipe,
+    TextChoice,
+    ZarrRecipe,
+)
 from schemas.text_recipe import TextRecipe
 from schemas.time import parse_rate, parse_seconds, rate_text
 
@@ -260,6 +268,7 @@ class BuildRecipe(_Frozen):
     split: SplitRecipe = SplitRecipe()
     ctrlworld: CtrlWorldRecipe = CtrlWorldRecipe()
     fastwam: FastWamRecipe = FastWamRecipe()
+    zarr: ZarrRecipe = ZarrRecipe()
     mixture: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Weight of each data set by name, for trainers that mix several; the manifest tells the share of each group."""
     where: str = ""
