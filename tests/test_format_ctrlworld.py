@@ -394,6 +394,28 @@ def test_recordings_of_15_hz_make_data_of_5_hz_also_where_a_camera_was_late_or_s
         np.testing.assert_array_equal(sample["steps"], 3 * np.array(sample["rgb"]))
 
 
+def test_slow_cameras_come_through_droids_own_tree(tmp_path: Path) -> None:
+    source, lake, again = write_droid(tmp_path / "droid", (25, 16)), tmp_path / "lake", tmp_path / "again"
+    run_ingest([source], lake)
+    run_build(lake, tmp_path / "raw", BuildRecipe(formats=("droid_raw",)))
+    answer = run_ingest([tmp_path / "raw" / "droid_raw"], again).values
+    assert answer["kept"] == 2, answer["problems"]
+    clip = ClipRecipe(kind="frames")
+    assert run_encode(again, EncodeRecipe(rate=15, frame_stride=3, clip=clip)).exit_code == 0
+    recipe = BuildRecipe(formats=("ctrlworld",), rate=15, content="both", encoder="wavelet", latent_rate="5")
+    run_build(again, tmp_path / "release", recipe)
+    (folder,) = (tmp_path / "release" / "ctrlworld").iterdir()
+    recorded = {label["raw_length"]: label for label in labels(source).values()}
+    for label in labels(folder).values():
+        count = label["video_length"]
+        before = recorded[min(recorded, key=lambda length: abs(length - label["raw_length"]))]
+        assert count == before["video_length"]
+        np.testing.assert_allclose(np.array(label["states"])[:, :3], np.array(before["states"])[:, :3], atol=1e-6)
+        for camera in range(3):
+            marks = [read_mark(frame) for frame in movie([folder / label["videos"][camera]["video_path"]])]
+            assert [mark and mark.frame - 1000 * camera for mark in marks] == list(range(count))
+
+
 def commanded(lake: Lake) -> list[bytes]:
     """The joints that every episode commands, whatever its name."""
     ids = [row["episode_id"] for row in lake.rows("episodes", ["episode_id"])]
