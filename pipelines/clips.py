@@ -74,6 +74,8 @@ class FrameGrid:
 
     times_ns: np.ndarray
     """int64 [G]."""
+    numbers: np.ndarray
+    """int64 [G], rising: the place of each in the whole sequence, from which instants without a picture are left out."""
     frame_ids: tuple[np.ndarray, ...]
     """int64 [G] of each view: its frame at or before each instant."""
     unseen: tuple[int, ...]
@@ -100,7 +102,7 @@ def frame_grid(views: Sequence[EncodedView], duration_ns: int, rate: Fraction | 
         lacking = (found < 0) | is_over(view.times_ns, times, step_ns)
         unseen.append(int((shown & lacking).sum()))
         shown &= ~lacking
-    return FrameGrid(times[shown], tuple(one[shown] for one in ids), tuple(unseen))
+    return FrameGrid(times[shown], np.flatnonzero(shown), tuple(one[shown] for one in ids), tuple(unseen))
 
 
 def episode_clips(row: Row, recipe: EncodeRecipe, shape: EncoderShape) -> EpisodeClips:
@@ -165,11 +167,11 @@ def _clips(
     clips: dict[tuple[int, ...], ClipPlan] = {}
     wanted: np.ndarray = np.zeros(len(times), dtype=bool)
     covered: np.ndarray = np.zeros(len(times), dtype=bool)
-    planned, stride, least = 0, recipe.frame_stride, min(recipe.clip.phases)
+    planned, least = 0, min(recipe.clip.phases)
     for run in _runs(times, gaps, segments, recipe.clip):
-        wanted[run[0] + least % stride : min(run[0] + least, run[1]) : stride] = True  # before every phase
+        wanted[_taken(grid, run, least % recipe.frame_stride, recipe)] = True  # also before every phase
         for phase in sorted(set(recipe.clip.phases)):
-            taken = np.arange(run[0] + phase, run[1], stride)
+            taken = _taken(grid, run, phase, recipe)
             wanted[taken] = True
             spans = clip_frames(len(taken), shape.leading_frames, shape.temporal_stride, recipe.clip)
             planned += sum(stop - start for start, stop in spans)
@@ -207,6 +209,19 @@ def _clips(
             )
     unseen = tuple((name, count) for (name, _), count in zip(views, grid.unseen, strict=True) if count)
     return source, int((wanted & ~covered).sum()), unseen
+
+
+def _taken(grid: FrameGrid, run: Span, phase: int, recipe: EncodeRecipe) -> np.ndarray:
+    """Which of the frames of a run are taken: every ``frame_stride``-th from ``phase`` behind its start on.
+
+    Frames that are encoded one by one are counted from the start of the episode instead, as trainers count them that take
+    every third: no latent depends on where a run begins.
+    """
+    if recipe.clip.kind != "frames":
+        return np.arange(run[0] + phase, run[1], recipe.frame_stride)
+    numbers = grid.numbers[run[0] : run[1]]
+    taken: np.ndarray = run[0] + np.flatnonzero((numbers >= phase) & ((numbers - phase) % recipe.frame_stride == 0))
+    return taken
 
 
 def _runs(times: np.ndarray, gaps: Sequence[Segment], segments: Sequence[Segment], recipe: ClipRecipe) -> list[Span]:

@@ -81,6 +81,23 @@ def frame_clock(arrays: Mapping[str, np.ndarray], serial: str, origin_ms: int | 
     return "step_start", None
 
 
+def held_apart(times_ns: np.ndarray, steps_ns: np.ndarray) -> tuple[np.ndarray, int]:
+    """``times_ns`` [T] of frames, those of a picture that was read again moved on with the steps; and how many these are.
+
+    The recorder writes a frame for each row, and where the camera was slower it is the one before, under the same stamp.
+    Moved, it stays before the next stamp. Times that run backwards, or never change, are left as they are.
+    """
+    steps = np.diff(times_ns)
+    if not steps.any() or (steps < 0).any():
+        return times_ns, 0
+    first = np.concatenate([[0], np.flatnonzero(steps) + 1])
+    run = np.repeat(np.arange(len(first)), np.diff([*first, len(times_ns)]))
+    moved = times_ns + np.maximum(steps_ns - steps_ns[first[run]], np.arange(len(run)) - first[run])
+    ends = np.append(first[1:], len(times_ns))[run]
+    following = np.append(times_ns[first[1:]], np.iinfo(np.int64).max)[run]
+    return np.minimum(moved, following - (ends - np.arange(len(run)))), len(times_ns) - len(first)
+
+
 def are_stamps(values: np.ndarray) -> bool:
     """Whether it is one whole number for each row."""
     return values.dtype.kind in "iu" and values.ndim == 1 and len(values) > 0

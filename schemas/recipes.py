@@ -13,7 +13,15 @@ from schemas.embodiment import VIEW_SLOTS, ViewSlot
 from schemas.errors import RecipeError
 from schemas.findings import Severity
 from schemas.fingerprint import fingerprint
-from schemas.release_choices import CtrlWorldRecipe, FastWamRecipe, NamesRecipe, SizeRecipe, SplitRecipe, TextChoice
+from schemas.release_choices import (
+    CtrlWorldRecipe,
+    FastWamRecipe,
+    NamesRecipe,
+    SizeRecipe,
+    SplitRecipe,
+    TextChoice,
+    ZarrRecipe,
+)
 from schemas.text_recipe import TextRecipe
 from schemas.time import parse_rate, parse_seconds, rate_text
 
@@ -138,7 +146,7 @@ class ClipRecipe(_Frozen):
     """For ``fixed``: frames from one clip's start to the next; None: clips meet end to end."""
     phases: tuple[Annotated[int, Field(ge=0, le=100_000)], ...] = Field(default=(0,), min_length=1)
     """Clips begin so many frames behind the start of each run, once for each: causal latents depend on where a clip begins,
-    so trainers that begin anywhere need several."""
+    so trainers that begin anywhere need several. For ``frames``, of the episode: every third is then every third of it."""
     bounds: tuple[SegmentKind, ...] = ()
     """Where spans of these kinds start and end, clips begin anew, such as ``["language"]``."""
     within: SegmentKind | None = None
@@ -260,6 +268,7 @@ class BuildRecipe(_Frozen):
     split: SplitRecipe = SplitRecipe()
     ctrlworld: CtrlWorldRecipe = CtrlWorldRecipe()
     fastwam: FastWamRecipe = FastWamRecipe()
+    zarr: ZarrRecipe = ZarrRecipe()
     mixture: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     """Weight of each data set by name, for trainers that mix several; the manifest tells the share of each group."""
     where: str = ""

@@ -146,3 +146,13 @@ class CtrlWorldRecipe(_Frozen):
     frame_stride: int = Field(default=3, gt=0, le=1000)
     """Every so many steps are a frame of its videos and latents; numbers keep every step. Ctrl-World's code has 3: steps at
     15 Hz, frames at 5 Hz. IRASim and VPP take any."""
+
+
+class ZarrRecipe(_Frozen):
+    """Choices of the format ``zarr``."""
+
+    layout: Literal["uwm", "umi"] = "uwm"
+    """``umi``: as Universal Manipulation Interface names its arrays, which UVA reads too; there is no action in it, since these
+    trainers make theirs of the poses."""
+    gripper_stroke_m: float | None = Field(default=None, gt=0, le=1)
+    """For ``umi``: how wide the gripper is when it is open, for robots that measure it as a share. Not needed for metres."""

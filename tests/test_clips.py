@@ -363,3 +363,16 @@ def test_a_canvas_of_ones_own_is_known_by_what_it_says(tmp_path: Path) -> None:
 def test_slots_beside_a_canvas_are_refused() -> None:
     with pytest.raises(ValueError, match="leave out slots and fit"):
         ViewsRecipe(canvas="grid_2x2", slots=SLOTS)
+
+
+def test_frames_by_themselves_are_counted_from_the_start_of_the_episode(tmp_path: Path) -> None:
+    lake = gap_lake(tmp_path)
+    small = ViewsRecipe(height_px=32, width_px=32)
+    frames = ClipRecipe(kind="frames", bounds=("language",))
+    run_encode(lake, EncodeRecipe(views=small, frame_stride=3, clip=frames))
+    spans = sorted(row["frame_ids"] for row in rows_of(lake))
+    assert spans == [[0, 3, 6, 9], [12, 15, 18], [21, 24, 27]]  # the runs begin at 0, 10 and 20
+    run_encode(lake, EncodeRecipe(views=small, rate=5, frame_stride=2, clip=frames))
+    times = [time for row in rows_of(lake) if row["rate"] == "5/2" for time in row["times_ns"]]
+    assert times
+    assert all(time % 400_000_000 == 0 for time in times)

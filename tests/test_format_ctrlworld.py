@@ -16,15 +16,19 @@ from pipelines.barcode import Mark, draw, read_mark
 from pipelines.formats import BuiltEpisode, ctrlworld
 from pipelines.formats.fastwam import WITH_INSTRUCTION
 from pipelines.lake import Lake
+from pipelines.latent_steps import FrameLatents
 from pipelines.selection import stored_episodes
 from pipelines.verify import verify_release
 from pipelines.video_writer import VideoWriter
 from schemas.embodiment import Channel
 from schemas.errors import RecipeError, ReleaseError
-from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, VideoRecipe, ViewsRecipe
+from schemas.latent import ClipPlan, LatentClip
+from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, VideoRecipe, ViewsRecipe, load_recipe
 from schemas.release_choices import CtrlWorldRecipe, SplitRecipe
 from tests import tiny_models
 from tests.chain import movie, read_json, run_build, run_encode, run_ingest
+from tests.clips import encode, pictures
+from tests.droid_tree import EXT1, EXT2, STEP_START, WRIST, columns, metadata, write_recording
 from tests.fake_build import FakeBuild, frame_number, make_build, needs_of, write_build
 from tests.real import real_data
 
@@ -201,6 +205,31 @@ def test_frames_without_a_latent_of_their_own_are_refused(
     assert caught.value.reason == reason
 
 
+def test_what_does_not_count_has_the_latent_that_was_there_last(tmp_path: Path) -> None:
+    build = make_build((9,), **needs_of("ctrlworld"))
+    (episode,) = build.episodes
+    valid, latents = episode.valid.copy(), {}
+    valid[6:] = False  # step 6 shows a frame that was never encoded
+    for view, (clip,) in episode.latents.items():
+        plan = dataclasses.replace(clip.plan, frame_ids=clip.plan.frame_ids[:4], times_ns=clip.plan.times_ns[:4])
+        latents[view] = [dataclasses.replace(clip, plan=plan, values=clip.values[:4])]
+    build = dataclasses.replace(build, episodes=(dataclasses.replace(episode, latents=latents, valid=valid),))
+    write_build(ctrlworld, build, tmp_path)
+    for camera, view in enumerate(("primary", "wrist_left")):
+        video = torch.load(tmp_path / f"latent_videos/train/0/{camera}.pt").numpy()
+        np.testing.assert_array_equal(video, latents[view][0].values[[0, 3, 3]])
+
+
+def test_a_frame_on_several_canvases_has_the_latent_of_the_instant() -> None:
+    values = np.arange(4.0)[:, None]
+    plan = ClipPlan("e", "canvas", "v", "f", (0, 0, 0, 3), (0, 100_000_000, 200_000_000, 300_000_000), None)
+    found = FrameLatents([LatentClip(plan, values, 1, 1, "id", 0)])
+    for time_ns, latent in ((0, 0), (100_000_000, 1), (250_000_000, 2), (-70_000_000, 0)):
+        assert found.of(0, time_ns) == latent
+    assert found.of(1, 100_000_000) is None
+    assert (found.before(2, 0), found.before(3, 0), FrameLatents([]).before(0, 0)) == (2, 3, None)
+
+
 def test_latents_of_other_lengths_than_the_video_are_noticed(tmp_path: Path) -> None:
     write_build(ctrlworld, fake((9,)), tmp_path)
     torch.save(torch.zeros(2, 4, 3, 4), tmp_path / "latent_videos/train/0/1.pt")
@@ -315,6 +344,76 @@ def test_a_set_comes_back_from_the_lake_as_it_was(tmp_path: Path) -> None:
         for index in range(len(read_json(folder / f"dataset_meta_info/{folder.name}/{split}_sample.json"))):
             assert ctrlworld_sample(folder, folder.name, split, index, 3)["action"].shape == (11, 7)
     assert verify_release(out).ok
+
+
+def cartesian_at(columns: dict[str, np.ndarray], seconds: np.ndarray) -> np.ndarray:
+    """x, y, z of a recording at these seconds [N, 3]."""
+    own = (columns[STEP_START] - columns[STEP_START][0]) / 1e3
+    pose = columns["observation/robot_state/cartesian_position"]
+    return np.stack([np.interp(seconds, own, pose[:, axis]) for axis in range(3)], axis=1)
+
+
+def test_recordings_of_15_hz_make_data_of_5_hz_also_where_a_camera_was_late_or_stopped_early(tmp_path: Path) -> None:
+    told = columns(31)
+    for row in (12, 17):  # these arrive after their rows began: what is shown then is the frame before
+        told[f"observation/timestamp/cameras/{EXT1}_estimated_capture"][row] += 25
+    serials = {EXT1: 31, EXT2: 30, WRIST: 31}
+    videos = {f"{one}.mp4": encode("h264", pictures(count, tag=3)) for one, count in serials.items()}
+    write_recording(tmp_path / "droid", arrays=told, facts=metadata(trajectory_length=31), videos=videos)
+    lake = tmp_path / "lake"
+    assert run_ingest([tmp_path / "droid"], lake).values["kept"] == 1
+    text = (Path(__file__).parents[1] / "jobs/recipes/ctrlworld.toml").read_text()
+    shipped = load_recipe(BuildRecipe, text, "ctrlworld.toml")
+    small = shipped.views.model_copy(update={"height_px": 96, "width_px": 160})
+    weights = tiny_models.make("svd", tmp_path / "svd")
+    encoding = EncodeRecipe(
+        encoder="svd", weights=str(weights), views=small, rate=15, frame_stride=3, clip=ClipRecipe(kind="frames")
+    )
+    assert run_encode(lake, encoding).exit_code == 0
+    run_build(lake, tmp_path / "release", shipped.model_copy(update={"views": small}))
+    (folder,) = (tmp_path / "release" / "ctrlworld").iterdir()
+    (label,) = labels(folder).values()
+    assert (label["raw_length"], label["video_length"]) == (30, 10)  # the rows are 66.5 ms apart: 2 s hold 30 instants
+    latents = {
+        (row["slot"], frame): values
+        for row in Lake.open(lake).rows("latents", ["slot", "frame_ids", "data", "dtype", "shape"])
+        for frame, values in zip(
+            row["frame_ids"], np.frombuffer(row["data"], row["dtype"]).reshape(row["shape"]), strict=True
+        )
+    }
+    shown = {"primary": [0, 3, 6, 9, 11, 15, 18, 21, 24, 27], "secondary": list(range(0, 30, 3))}
+    for camera, slot in enumerate(("primary", "secondary", "wrist_left")):
+        frames = shown.get(slot, shown["secondary"])
+        marks = [read_mark(frame) for frame in movie([folder / label["videos"][camera]["video_path"]])]
+        assert marks == [Mark(frame, 3) for frame in frames]
+        video = torch.load(folder / label["latent_videos"][camera]["latent_video_path"]).numpy()
+        np.testing.assert_array_equal(video, np.stack([latents[slot, frame] for frame in frames]))
+    np.testing.assert_allclose(np.array(label["states"])[:, :3], cartesian_at(told, np.arange(10) / 5), atol=1e-6)
+    for index in range(6):
+        sample = ctrlworld_sample(folder, folder.name, "train", index, 3)
+        np.testing.assert_array_equal(sample["steps"], 3 * np.array(sample["rgb"]))
+
+
+def test_slow_cameras_come_through_droids_own_tree(tmp_path: Path) -> None:
+    source, lake, again = write_droid(tmp_path / "droid", (25, 16)), tmp_path / "lake", tmp_path / "again"
+    run_ingest([source], lake)
+    run_build(lake, tmp_path / "raw", BuildRecipe(formats=("droid_raw",)))
+    answer = run_ingest([tmp_path / "raw" / "droid_raw"], again).values
+    assert answer["kept"] == 2, answer["problems"]
+    clip = ClipRecipe(kind="frames")
+    assert run_encode(again, EncodeRecipe(rate=15, frame_stride=3, clip=clip)).exit_code == 0
+    recipe = BuildRecipe(formats=("ctrlworld",), rate=15, content="both", encoder="wavelet", latent_rate="5")
+    run_build(again, tmp_path / "release", recipe)
+    (folder,) = (tmp_path / "release" / "ctrlworld").iterdir()
+    recorded = {label["raw_length"]: label for label in labels(source).values()}
+    for label in labels(folder).values():
+        count = label["video_length"]
+        before = recorded[min(recorded, key=lambda length: abs(length - label["raw_length"]))]
+        assert count == before["video_length"]
+        np.testing.assert_allclose(np.array(label["states"])[:, :3], np.array(before["states"])[:, :3], atol=1e-6)
+        for camera in range(3):
+            marks = [read_mark(frame) for frame in movie([folder / label["videos"][camera]["video_path"]])]
+            assert [mark and mark.frame - 1000 * camera for mark in marks] == list(range(count))
 
 
 def commanded(lake: Lake) -> list[bytes]:

@@ -8,7 +8,7 @@ from pipelines import registry
 from schemas.recipes import BuildRecipe, load_recipe
 
 FOLDER = Path(__file__).resolve().parents[1] / "jobs" / "recipes"
-TRAINERS = ["cosmos_policy", "cosmos_policy_aloha", "cosmos_video", "octo", "openpi", "uwm", "vjepa2_ac"]
+TRAINERS = ["cosmos_policy", "cosmos_policy_aloha", "cosmos_video", "octo", "openpi", "umi", "uwm", "vjepa2_ac"]
 
 
 @pytest.mark.parametrize("name", TRAINERS)

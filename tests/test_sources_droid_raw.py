@@ -9,6 +9,7 @@ import pytest
 
 from pipelines import cards, hdf5_process
 from pipelines.channels import to_episode
+from pipelines.droid_cameras import held_apart
 from pipelines.sample import write_sample
 from pipelines.simulate import ROBOTS, simulate
 from pipelines.sources.droid_raw import SOURCE
@@ -162,6 +163,28 @@ def test_frames_have_the_best_times_there_are(tmp_path: Path, gone: tuple[str, .
     assert dict(raw.attributes)["wrist_frame_times"] == clock
     late = [finding for finding in raw.findings if (finding.rule, finding.where) == ("frame_after_step", "wrist")]
     assert len(late) == (shift_ms > 0)
+
+
+def test_a_picture_that_was_read_again_is_there_again_a_row_later(tmp_path: Path) -> None:
+    arrays = columns(6)
+    stamps = arrays[f"{STAMPS}{EXT1}_estimated_capture"]
+    stamps[[1, 2]] = stamps[0]
+    stamps[3] = stamps[0] + 70  # sooner than two rows
+    stamps[5] = stamps[4]
+    write_recording(tmp_path, arrays=arrays)
+    raw = read(tmp_path, 6)
+    (view,) = [view for view in raw.views if view.key == "ext1"]
+    began = int(stamps[0]) - BEGUN_MS
+    assert [time / 1e6 - began for time in view.times_ns.tolist()] == pytest.approx([0, 66, 70, 70, 266, 332], abs=1e-5)
+    assert (np.diff(view.times_ns) > 0).all()
+    (held,) = [finding for finding in raw.findings if finding.rule == "frames_held"]
+    assert (held.where, held.numbers) == ("ext1", (("num_frames", 3.0), ("num_steps", 6.0)))
+
+
+@pytest.mark.parametrize("stamps", [[0, 0, 0, 0], [0, 5, 5, 4], [1, 2, 3, 4]])
+def test_a_clock_that_stands_or_runs_backwards_is_left_as_it_is(stamps: list[int]) -> None:
+    times, held = held_apart(np.array(stamps), np.arange(4) * 10)
+    assert (times.tolist(), held) == (stamps, 0)
 
 
 def test_without_metadata_the_camera_types_decide(tmp_path: Path) -> None:

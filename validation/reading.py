@@ -61,6 +61,7 @@ RULES = (
     Rule("no_step_clock", _WARNING, "the recorded times of the steps are missing or unusable; the rows are counted"),
     Rule("video_short", _WARNING, "a video has fewer frames than the recording rows; they pair from the first on"),
     Rule("video_one_frame_short", _INFO, "a video lacks the frame of the last row, as this recorder leaves it"),
+    Rule("frames_held", _INFO, "frames are the one before again, since the camera was slower than the rows"),
     Rule("frame_after_step", _INFO, "frames were taken after the row that they stand beside began"),
     Rule("unknown_recorder_version", _INFO, "nobody says which version of the recorder wrote this"),
     # what is left out

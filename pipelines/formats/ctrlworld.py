@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.annotations import arm_numbers, check_arm, numbers_of_arm, sample_frames, samples_json
 from pipelines.formats import UnitWriter, describe_group
-from pipelines.latent_steps import clip_steps
+from pipelines.latent_steps import FrameLatents
 from pipelines.read_back import num_frames, read_index, read_json
 from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, Pictures, Split, UnitPlan, UnitProgress
 from pipelines.storage import json_bytes, write_durably
@@ -92,8 +92,8 @@ class _CtrlWorldUnit:
     def _latents(self, episode: BuiltEpisode, view: str) -> np.ndarray:
         """float32 [frames, C, h, w]: that of each frame of the video, from an encoder that sees each frame by itself."""
         where = f"episode {episode.plan.episode_id[:12]} view {view}"
-        found: dict[int, np.ndarray] = {}
-        for clip in episode.latents.get(view, ()):
+        clips = episode.latents.get(view, ())
+        for clip in clips:
             if (clip.leading_frames, clip.temporal_stride) != (1, 1):
                 raise ReleaseError(
                     f"these formats take a latent for each frame, these are of {clip.temporal_stride} frames",
@@ -101,19 +101,21 @@ class _CtrlWorldUnit:
                     'encode with svd (or sdxl, for IRASim), and name it: encoder = "svd"',
                     "encoder",
                 )
-            steps = clip_steps(clip.plan, episode.times_ns, episode.frame_ids[view])
-            for step, values in zip([] if steps is None else steps.tolist(), clip.values, strict=False):
-                found.setdefault(step, values)
-        wanted = range(0, episode.plan.num_steps, self._stride)
-        missing = [step for step in wanted if step not in found]
-        if missing:
-            raise ReleaseError(
-                f"{len(missing)} of {len(wanted)} frames have no latent, the first is that of step {missing[0]}",
-                where,
-                f"encode every frame, or every {self._stride}th (frame_stride), and give latent_rate to match",
-                "no_latents",
-            )
-        return np.stack([found[step] for step in wanted]).astype(np.float32)
+        latents, found = FrameLatents(clips), []
+        for step in range(0, episode.plan.num_steps, self._stride):
+            frame, time_ns = int(episode.frame_ids[view][step]), int(episode.times_ns[step])
+            # what does not count shows a picture that nobody took then, and has the latent that was there last
+            values = latents.of(frame, time_ns) if episode.valid[step] else latents.before(frame, time_ns)
+            if values is None:
+                raise ReleaseError(
+                    f"step {step} shows frame {frame}, which has no latent",
+                    where,
+                    "encode and build on one grid, such as rate = 15 with frame_stride = 3 and latent_rate = "
+                    '"5"; or encode every frame (frame_stride = 1, latent_rate = "native")',
+                    "no_latents",
+                )
+            found.append(values)
+        return np.stack(found).astype(np.float32)
 
     def _annotation(self, episode: BuiltEpisode) -> dict[str, Any]:
         plan, cameras = episode.plan, range(len(self._unit.group.views))

@@ -1,8 +1,11 @@
-"""The Zarr 2 buffers that UWM (unified-world-model) trains from: ``<group>/train.zarr`` and ``val.zarr`` with their normalizers.
+"""The Zarr 2 buffers that UWM (unified-world-model), UMI and UVA train from: ``<group>/train.zarr`` and ``val.zarr``.
 
 Names, dtypes and chunks are those of its ``datasets/utils/buffer.py`` and ``datasets/droid/dataset.py``: ``data/obs.<view>``
 uint8 [N, H, W, 3] with a frame to a chunk, ``data/obs.<part>`` and ``data/action`` float32, ``meta/episode_ends`` int64. The
 action is the first step of the recipe's chunk at each step. UWM masks nothing: ``meta/valid`` says which steps count.
+
+With ``[zarr] layout = "umi"`` the arrays are those that ``UmiDataset`` of real-stanford/universal_manipulation_interface and
+``UmiLazyDataset`` of ShuangLI59/unified_video_action read: ``data/camera0_rgb`` and ``data/robot0_*`` (see ``umi_names``).
 """
 
 import base64
@@ -34,6 +37,8 @@ from pipelines.named_parts import (
 )
 from pipelines.read_back import finished, unreadable
 from pipelines.storage import json_bytes, write_durably
+from pipelines.umi_names import WIDTHS as UMI_WIDTHS
+from pipelines.umi_names import check_cameras, umi_numbers
 from pipelines.zarr_store import ZarrArray, compressed, open_array, read_array, read_chunk, write_array, write_group
 from schemas.errors import ReleaseError
 from schemas.recipes import BuildRecipe
@@ -44,6 +49,57 @@ BEYOND = 3
 _ACTION, _VALID, _SELECTED = "data/action", "meta/valid", "meta/selected"
 
 
+class _Uwm:
+    """Arrays as UWM names them."""
+
+    pictures = "obs."
+
+    def __init__(self, group: GroupPlan, recipe: BuildRecipe) -> None:
+        del recipe
+        self.parts = _parts(group)
+        self.widths = {f"data/obs.{name}": part.width for name, part in self.parts.items()}
+        self.widths[_ACTION] = len(group.chunk.names)
+        self.described = {
+            "action": list(group.chunk.names),
+            "observation": {name: list(part.names) for name, part in self.parts.items()},
+        }
+
+    def columns(self, episode: BuiltEpisode) -> dict[str, np.ndarray]:
+        """The numbers of an episode, per array."""
+        found = {f"data/obs.{name}": part.of(episode.proprio) for name, part in self.parts.items()}
+        action, counts = first_actions(episode)
+        return found | {_ACTION: action, _VALID: counts}
+
+    def beside(self, columns: Mapping[str, np.ndarray], horizon: int) -> dict[str, bytes]:
+        """Files beside the buffer of ``train``."""
+        return _normalizers(columns, horizon)
+
+
+class _Umi:
+    """Arrays as UMI names them."""
+
+    pictures = ""
+
+    def __init__(self, group: GroupPlan, recipe: BuildRecipe) -> None:
+        check_cameras(group)
+        self.numbers = umi_numbers(group, recipe.zarr.gripper_stroke_m)
+        self.widths = {f"data/{name}": width for name, width in UMI_WIDTHS.items()}
+        self.described = {"layout": "umi"}
+
+    def columns(self, episode: BuiltEpisode) -> dict[str, np.ndarray]:
+        """The numbers of an episode, per array."""
+        return {f"data/{name}": values for name, values in self.numbers.columns(episode.proprio).items()}
+
+    def beside(self, columns: Mapping[str, np.ndarray], horizon: int) -> dict[str, bytes]:
+        """Nothing: these trainers go through their samples themselves."""
+        del columns, horizon
+        return {}
+
+
+def _layout(group: GroupPlan, recipe: BuildRecipe) -> _Uwm | _Umi:
+    return _Umi(group, recipe) if recipe.zarr.layout == "umi" else _Uwm(group, recipe)
+
+
 class _ZarrUnit:
     """Writes one unit; see ``UnitWriter``. Frames become files at once, numbers travel in the facts, since their chunks hold
     steps of several units."""
@@ -51,7 +107,7 @@ class _ZarrUnit:
     def __init__(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> None:
         require_recorded(recipe, "zarr")
         require_pictures(recipe, "zarr")
-        self._parts = _parts(unit.group)
+        self._layout = _layout(unit.group, recipe)
         self._unit = unit
         self._progress = UnitProgress(unit)
         self._root = folder / store_name(unit.episodes[0].split)
@@ -65,7 +121,7 @@ class _ZarrUnit:
 
     def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
         self._progress.frames(slot, first_step, frames)
-        folder = self._root / "data" / f"obs.{slot}"
+        folder = self._root / "data" / (self._layout.pictures + slot)
         folder.mkdir(parents=True, exist_ok=True)
         first = self._progress.episode.plan.first_step - self._unit.split_first_step + first_step
         for number, frame in enumerate(frames):
@@ -82,9 +138,8 @@ class _ZarrUnit:
 
     def _columns(self, episode: BuiltEpisode) -> dict[str, np.ndarray]:
         """Per array, the rows of the episode."""
-        columns = {f"data/obs.{name}": part.of(episode.proprio) for name, part in self._parts.items()}
-        action, counts = first_actions(episode)
-        columns |= {_ACTION: action, _VALID: counts & episode.valid}
+        columns = self._layout.columns(episode)
+        columns[_VALID] = columns.get(_VALID, True) & episode.valid
         return columns if episode.selected is None else columns | {_SELECTED: episode.selected}
 
 
@@ -99,8 +154,7 @@ class _Zarr:
     def finish(
         self, group: GroupPlan, recipe: BuildRecipe, units: Sequence[tuple[UnitPlan, Mapping[str, Any]]], folder: Path
     ) -> Mapping[str, int]:
-        widths = {f"data/obs.{name}": part.width for name, part in _parts(group).items()}
-        widths[_ACTION] = len(group.chunk.names)
+        layout = _layout(group, recipe)
         stores: dict[str, list[str]] = {}
         for split in ("train", "val"):
             some = [(unit, facts) for unit, facts in units if unit.episodes[0].split == split]
@@ -108,22 +162,21 @@ class _Zarr:
                 continue
             episodes = [episode for unit, _ in some for episode in unit.episodes]
             ends = np.cumsum([episode.num_steps for episode in episodes]).astype(np.int64)
-            columns = _joined([facts["numbers"] for _, facts in some], widths)
+            columns = _joined([facts["numbers"] for _, facts in some], layout.widths)
             short = [name for name, values in columns.items() if len(values) != ends[-1]]
             if short:
                 message = f"{short[0]} has {len(columns[short[0]])} rows, {ends[-1]} were planned"
                 raise ReleaseError(message, f"{group.name}/{split}", "build again", "off_plan")
-            _finish_store(folder / store_name(split), group, columns, ends)
+            _finish_store(folder / store_name(split), group, layout.pictures, columns, ends)
             stores[store_name(split)] = [episode.episode_id for episode in episodes]
             if split == "train":
-                for name, data in _normalizers(columns, recipe.horizon).items():
+                for name, data in layout.beside(columns, recipe.horizon).items():
                     write_durably(folder / name, data)
         described = {
             "format": self.name,
             "group": group.name,
             **describe_group(group, recipe),
-            "action": list(group.chunk.names),
-            "observation": {name: list(part.names) for name, part in _parts(group).items()},
+            **layout.described,
             "episodes": stores,
         }
         write_durably(folder / INDEX, json_bytes(described))
@@ -135,9 +188,8 @@ class _Zarr:
         for root in sorted(folder.glob("*.zarr")):
             ends = read_array(root / "meta/episode_ends")
             found["episodes"] += len(ends)
-            found["samples"] += len(read_array(root / _ACTION))
-            read_array(root / _VALID)
-            for path in sorted((root / "data").glob("obs.*")):
+            found["samples"] += len(read_array(root / _VALID))
+            for path in sorted(path.parent for path in (root / "data").glob("*/.zarray")):
                 array = open_array(path)
                 if array.dtype != np.uint8:
                     read_array(path)
@@ -180,10 +232,12 @@ def _joined(numbers: Sequence[Mapping[str, str]], widths: Mapping[str, int]) -> 
     return columns
 
 
-def _finish_store(root: Path, group: GroupPlan, columns: Mapping[str, np.ndarray], ends: np.ndarray) -> None:
+def _finish_store(
+    root: Path, group: GroupPlan, pictures: str, columns: Mapping[str, np.ndarray], ends: np.ndarray
+) -> None:
     for view, height, width in group.views:
         array = _frames(int(ends[-1]), height, width)
-        write_durably(root / "data" / f"obs.{view}" / ".zarray", array.to_json())
+        write_durably(root / "data" / (pictures + view) / ".zarray", array.to_json())
     for name, values in columns.items():
         write_array(root / name, values)
     write_array(root / "meta/episode_ends", ends)

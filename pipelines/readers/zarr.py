@@ -1,4 +1,4 @@
-"""Opens UWM's buffers with the library zarr."""
+"""Opens buffers of UWM and UMI with the library zarr."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ def problems(folder: Path, expected: Mapping[str, int]) -> tuple[list[str], int]
         root: Any = zarr.open_group(str(path), mode="r", zarr_format=2)
         ends = np.asarray(root["meta/episode_ends"][:])
         counts["episodes"] += len(ends)
-        counts["samples"] += root["data/action"].shape[0]
+        counts["samples"] += root["meta/valid"].shape[0]
         for name, array in sorted(root["data"].arrays()):
             if array.shape[0] != ends[-1]:
                 found.append(f"{path.name}: {name} has {array.shape[0]} rows, the last episode ends at {ends[-1]}")
@@ -25,7 +25,7 @@ def problems(folder: Path, expected: Mapping[str, int]) -> tuple[list[str], int]
                 for row in range(array.shape[0]):
                     array[row]
             elif (numbers := np.asarray(array[:])).dtype != np.float32:
-                found.append(f"{path.name}: {name} is {numbers.dtype}, UWM wants float32")
+                found.append(f"{path.name}: {name} is {numbers.dtype}, trainers want float32")
     for what, number in counts.items():
         if number != expected[what]:
             found.append(f"zarr finds {number} {what}, the manifest says {expected[what]}")

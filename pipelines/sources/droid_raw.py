@@ -148,8 +148,9 @@ class _Reading:
         attributes = self._attributes(metadata, written, cameras)
         views = []
         for key, serial in sorted(cameras.items()):
-            stamps, frames_ns = droid_cameras.frame_clock(arrays, serial, origin_ms)
-            view = self._view(key, serial, times_ns if frames_ns is None else frames_ns, times_ns)
+            stamps, taken_ns = droid_cameras.frame_clock(arrays, serial, origin_ms)
+            frames_ns = times_ns if taken_ns is None else self._held_apart(key, taken_ns, times_ns)
+            view = self._view(key, serial, frames_ns, times_ns)
             if view is not None:
                 views.append(view)
                 attributes[f"{key}_frame_times"] = stamps
@@ -250,6 +251,16 @@ class _Reading:
         self._note("no_step_clock", Severity.WARNING, _STEP_START, message)
         num_rows = len(next(iter(arrays.values())))
         return np.arange(num_rows, dtype=np.int64), "declared", None
+
+    def _held_apart(self, key: str, taken_ns: np.ndarray, steps_ns: np.ndarray) -> np.ndarray:
+        frames_ns, held = droid_cameras.held_apart(taken_ns, steps_ns)
+        if held:
+            message = (
+                f"{held} of {len(taken_ns)} frames are the one before again, by their stamp: the camera was slower"
+            )
+            numbers = (("num_frames", float(held)), ("num_steps", float(len(taken_ns))))
+            self._note("frames_held", Severity.INFO, key, message, numbers)
+        return frames_ns
 
     def _view(self, key: str, serial: str, frames_ns: np.ndarray, steps_ns: np.ndarray) -> EncodedView | None:
         """The video of one camera as its file has it; None, with a finding, where there is no file."""
