@@ -262,8 +262,8 @@ class GroupProof:
         if rows.firsts is None:
             return
         shown = shown_views(self._recipe.views, stored.views)
-        plan = ActionPlan.of(stored.embodiment, self._recipe.actions)
-        if plan.fingerprint != self._group["action_chunk"]["plan"]:
+        plan = self._plan(stored)
+        if plan is None:
             self._skipped(
                 f"the actions of {name}: the robot's card or the slots are others than those they were made by"
             )

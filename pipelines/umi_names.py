@@ -10,6 +10,7 @@ import numpy as np
 from pipelines.parts import Part, parts_of
 from pipelines.release_plan import GroupPlan
 from pipelines.rotations import convert
+from schemas.embodiment import Embodiment
 from schemas.errors import RecipeError
 
 POSITION, ROTATION, WIDTH = "robot0_eef_pos", "robot0_eef_rot_axis_angle", "robot0_gripper_width"
@@ -44,10 +45,9 @@ class UmiNumbers:
         return {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in found.items()}
 
 
-def umi_numbers(group: GroupPlan, stroke_m: float | None) -> UmiNumbers:
-    """Of the robot of ``group``. Raises RecipeError unless it has one pose in metres and one gripper whose width is known: in
+def umi_numbers(card: Embodiment, where: str, stroke_m: float | None) -> UmiNumbers:
+    """Of the robot of ``card``. Raises RecipeError unless it has one pose in metres and one gripper whose width is known: in
     metres, or between open and closed as its card says, ``stroke_m`` apart."""
-    card = group.card
     parts = parts_of(card.proprio, card.proprio_grippers)
     poses = [part for part in parts if part.kind == "pose" and part.position and part.written]
     hands = [part for part in parts if part.kind == "gripper"]
@@ -55,7 +55,7 @@ def umi_numbers(group: GroupPlan, stroke_m: float | None) -> UmiNumbers:
         raise RecipeError(
             f"UMI's buffers hold one end effector's pose in metres and one gripper, and {card.name} measures "
             f"{len(poses)} poses and {len(hands)} grippers",
-            group.name,
+            where,
             "leave such robots out with --where; a card that knows more of the robot helps",
             "no_part",
         )
@@ -67,7 +67,7 @@ def umi_numbers(group: GroupPlan, stroke_m: float | None) -> UmiNumbers:
     if stroke_m is None or polarity is None:
         raise RecipeError(
             f"UMI's buffers hold the width of the gripper in metres, and {channel.name} of {card.name} is in {channel.unit}",
-            group.name,
+            where,
             "set [zarr] gripper_stroke_m to the width of the open gripper, as 0.085 for a Robotiq 2F-85"
             if polarity
             else "its card (docs/cards.md) should say which value is open and which is closed",

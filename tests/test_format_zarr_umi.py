@@ -14,6 +14,7 @@ from pipelines.barcode import read_mark
 from pipelines.formats import zarr
 from pipelines.lake import Lake
 from pipelines.numbers import numbers_of
+from pipelines.sample_look import look_at_sample
 from pipelines.umi_names import umi_numbers
 from pipelines.verify import verify_release
 from schemas.embodiment import Gripper
@@ -70,7 +71,11 @@ def test_from_recordings_to_umi(tmp_path: Path) -> None:
     changes = {"views": views, "split": SplitRecipe(val_fraction=0.4), "unit_frames": 15}
     run_build(lake_path, tmp_path / "out", shipped.model_copy(update=changes))
     lake = Lake.open(lake_path)
-    assert verify_release(tmp_path / "out", lake, readers=True).problems == []
+    proof = verify_release(tmp_path / "out", lake, readers=True)
+    assert proof.problems == []
+    assert proof.checked["zarr_rows_reached"] == 14 + 12 + 11
+    told = look_at_sample(tmp_path / "out", 3, "zarr").plain
+    assert (told["step"], told["action_chunk"]["names"]) == (3, [])
     (group,) = read_json(tmp_path / "out" / "manifest.json")["groups"]
     folder = tmp_path / "out" / "zarr" / group["name"]
     assert sorted(path.name for path in folder.iterdir()) == ["train.zarr", "val.zarr", "wamloom.json"]
@@ -127,7 +132,7 @@ def test_a_width_in_metres_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_a_share_is_a_width_between_what_the_card_calls_open_and_closed(opened: float, closed: float) -> None:
     name = umi_build().group.card.proprio[6].name
     build = with_gripper(umi_build(), "1", (Gripper(channel=name, open=opened, closed=closed),))
-    numbers = umi_numbers(build.group, 0.1)
+    numbers = umi_numbers(build.group.card, "a test", 0.1)
     rows = np.zeros((3, len(build.group.card.proprio)))
     rows[:, 6] = [opened, closed, (opened + closed) / 2]
     np.testing.assert_allclose(numbers.columns(rows)["robot0_gripper_width"][:, 0], [0.1, 0, 0.05], atol=1e-8)

@@ -82,9 +82,10 @@ class _Umi:
 
     def __init__(self, group: GroupPlan, recipe: BuildRecipe) -> None:
         check_cameras(group)
-        self.numbers = umi_numbers(group, recipe.zarr.gripper_stroke_m)
+        stroke_m = recipe.zarr.gripper_stroke_m
+        self.numbers = umi_numbers(group.card, group.name, stroke_m)
         self.widths = {f"data/{name}": width for name, width in UMI_WIDTHS.items()}
-        self.described = {"layout": "umi"}
+        self.described = {"layout": "umi", "gripper_stroke_m": stroke_m}
 
     def columns(self, episode: BuiltEpisode) -> dict[str, np.ndarray]:
         """The numbers of an episode, per array."""

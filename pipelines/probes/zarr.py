@@ -1,19 +1,23 @@
-"""Reads UWM's buffers back as UWM does: an episode is the rows between two of ``meta/episode_ends``.
+"""Reads UWM's and UMI's buffers back as they do: an episode is the rows between two of ``meta/episode_ends``.
 
 Compared are the parts of the measured state, put together again (rotations that were written as Euler angles are compared as
 such; channels that have no name are not held), ``data/action``, made anew from the lake by what the recipe asks, which steps
-count, and the pictures. Times, source rows and frame numbers are not in the buffers. The normalizers must be those of the rows.
+count, and the pictures. Times, source rows and frame numbers are not in the buffers. UWM's normalizers must be those of the
+rows. UMI's numbers are made of the measured state, and made again from the lake's; there is no action among them.
 """
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pipelines.named_parts import joined, named_parts
-from pipelines.probes import EpisodeRows, SampleContent, check_widths, converted, numbers_in_split, of_steps
+from pipelines.probes import EpisodeRows, Made, SampleContent, check_widths, converted, numbers_in_split, of_steps
+from pipelines.umi_names import WIDTHS, UmiNumbers, umi_numbers
 from pipelines.zarr_store import open_array, read_array, read_chunk
 from schemas.embodiment import Embodiment
 from schemas.errors import ReleaseError
@@ -26,16 +30,25 @@ class _Zarr:
         self._folder, self._group = folder, group
         card = Embodiment.model_validate(group["card"])
         self._parts = named_parts(card.proprio, card.proprio_grippers)
-        self._ids = json.loads((folder / "wamloom.json").read_bytes())["episodes"]
+        index = json.loads((folder / "wamloom.json").read_bytes())
+        self._ids = index["episodes"]
+        self._umi: UmiNumbers | None = None
+        if index.get("layout") == "umi":
+            self._umi, self._parts = umi_numbers(card, group["name"], index["gripper_stroke_m"]), {}
         self._numbers = numbers_in_split(group)
         self._first = {episode["split"]: episode["first_step"] for episode in reversed(group["episodes"])}
         self._open: tuple[Path, dict[str, np.ndarray]] | None = None
-        if "train" in self._first:
+        if "train" in self._first and self._umi is None:
             self._check_normalizers(self._columns(self._store("train")))
 
     def rows(self, episode: Mapping[str, Any]) -> EpisodeRows:
         root, rows = self._place(episode)
         columns = {name: values[rows] for name, values in self._columns(root).items()}
+        umi = self._umi
+        if umi is not None:
+            made = tuple(
+                Made(name, "proprio", columns[f"data/{name}"], partial(_umi_column, umi, name)) for name in WIDTHS
+            )
         seen = {name: columns[f"data/obs.{name}"] for name in self._parts}
         num = rows.stop - rows.start
         check_widths(self._parts, seen, num, str(root))
@@ -47,10 +60,10 @@ class _Zarr:
             times_ns=None,
             source_rows=None,
             frame_ids={},
-            vectors={"proprio": proprio},
-            channels={"proprio": channels},
-            made=tuple(converted("proprio", self._parts, seen)),
-            firsts=columns["data/action"],
+            vectors={"proprio": proprio} if umi is None else {},
+            channels={"proprio": channels} if umi is None else {},
+            made=tuple(converted("proprio", self._parts, seen)) if umi is None else made,
+            firsts=columns.get("data/action"),
             valid=columns["meta/valid"],
             selected=columns.get("meta/selected"),
             at_odds=() if told == episode["episode_id"] else (f"its rows are said to be those of episode {told[:12]}",),
@@ -58,12 +71,14 @@ class _Zarr:
 
     def frames(self, episode: Mapping[str, Any], view: str, steps: Sequence[int]) -> np.ndarray:
         root, rows = self._place(episode)
-        folder = root / "data" / f"obs.{view}"
+        folder = root / "data" / (view if self._umi else f"obs.{view}")
         array = open_array(folder)
         return np.concatenate([read_chunk(folder, array, rows.start + step) for step in steps])
 
     def sample(self, number: int) -> SampleContent:
-        return of_steps(self._group, number, self._group["action_chunk"]["names"], self.rows)
+        if self._umi is None:
+            return of_steps(self._group, number, self._group["action_chunk"]["names"], self.rows)
+        return of_steps(self._group, number, (), lambda episode: replace(self.rows(episode), firsts=_none(episode)))
 
     def _store(self, split: str) -> Path:
         return self._folder / f"{split}.zarr"
@@ -80,7 +95,8 @@ class _Zarr:
         """By path, all arrays of a buffer but the pictures."""
         if self._open is None or self._open[0] != root:
             names = [f"data/obs.{name}" for name in self._parts]
-            names += ["data/action", *(f"meta/{path.name}" for path in (root / "meta").iterdir() if path.is_dir())]
+            names += [f"data/{name}" for name in WIDTHS] if self._umi else ["data/action"]
+            names += [*(f"meta/{path.name}" for path in (root / "meta").iterdir() if path.is_dir())]
             self._open = root, {name: read_array(root / name) for name in names}
         return self._open[1]
 
@@ -100,6 +116,15 @@ class _Zarr:
             if name not in given or not np.array_equal(given[name], wanted, equal_nan=True):
                 message = f"the normalizer of {name} is not that of its rows"
                 raise ReleaseError(message, str(self._folder), "build it again", "unreadable")
+
+
+def _umi_column(umi: UmiNumbers, name: str, proprio: np.ndarray) -> np.ndarray:
+    return umi.columns(proprio)[name]
+
+
+def _none(episode: Mapping[str, Any]) -> np.ndarray:
+    """No action, of each step."""
+    return np.zeros((episode["num_steps"], 0), np.float32)
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
