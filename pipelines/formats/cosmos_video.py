@@ -12,6 +12,7 @@ from typing import Any
 
 from numpy import ndarray
 
+from pipelines.episode_videos import EpisodeVideos
 from pipelines.formats import (
     BuiltEpisode,
     EpisodePlan,
@@ -26,11 +27,9 @@ from pipelines.pickle_files import pickled_arrays
 from pipelines.read_back import num_frames, read_index
 from pipelines.release_texts import check_texts, embedding_of, episode_text, told
 from pipelines.storage import json_bytes, write_durably
-from pipelines.video_writer import VideoWriter
 from schemas.errors import RecipeError, ReleaseError
 from schemas.fingerprint import bytes_sha256
 from schemas.recipes import BuildRecipe
-from schemas.time import parse_rate
 
 INDEX = "wamloom.json"
 TOKENS, WIDTH = 512, 1024
@@ -52,10 +51,8 @@ class _CosmosVideoUnit:
                 "no_view",
             )
         self._recipe, self._folder = recipe, folder
-        self._rate = parse_rate(unit.group.rate)
         self._progress = UnitProgress(unit)
-        self._sizes = {view: (height, width) for view, height, width in unit.group.views}
-        self._video: VideoWriter | None = None
+        self._videos = EpisodeVideos(self._progress, recipe, lambda plan, view: self._path(plan, "videos", view, "mp4"))
         self._rows: list[dict[str, Any]] = []
 
     def begin(self, episode: BuiltEpisode) -> None:
@@ -89,18 +86,14 @@ class _CosmosVideoUnit:
         )
 
     def frames(self, slot: str, first_step: int, frames: ndarray) -> None:
-        self._progress.frames(slot, first_step, frames)
-        video = self._open_video(slot) if first_step == 0 or self._video is None else self._video
-        video.write(frames, key_frame=first_step == 0)
+        self._videos.frames(slot, first_step, frames)
 
     def copy(self, slot: str, video: bytes, _: Pictures) -> None:
-        writer = self._open_video(slot)
-        writer.copy(video)
-        self._progress.copied(slot, writer.num_frames)
+        self._videos.copy(slot, video)
 
     def end(self) -> None:
         self._progress.end()
-        self._close_video()
+        self._videos.end()
 
     def close(self) -> dict[str, Any]:
         self._progress.close()
@@ -108,18 +101,6 @@ class _CosmosVideoUnit:
 
     def _path(self, plan: EpisodePlan, kind: str, view: str, ending: str) -> Path:
         return self._folder / plan.split / kind / f"episode_{plan.episode_index:06d}_{view}.{ending}"
-
-    def _open_video(self, slot: str) -> VideoWriter:
-        self._close_video()
-        path = self._path(self._progress.episode.plan, "videos", slot, "mp4")
-        height, width = self._sizes[slot]
-        self._video = VideoWriter(path, self._rate, height, width, self._recipe.video)
-        return self._video
-
-    def _close_video(self) -> None:
-        if self._video is not None:
-            self._video.close()
-            self._video = None
 
 
 class _CosmosVideo:

@@ -21,6 +21,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from pipelines.episode_videos import EpisodeVideos
 from pipelines.formats import (
     BuiltEpisode,
     EpisodePlan,
@@ -45,7 +46,6 @@ from pipelines.named_parts import (
 from pipelines.read_back import finished, num_frames, unreadable
 from pipelines.rotations import convert
 from pipelines.storage import json_bytes, write_durably
-from pipelines.video_writer import VideoWriter
 from schemas.episode import Calibration
 from schemas.errors import RecipeError
 from schemas.recipes import BuildRecipe
@@ -85,11 +85,9 @@ class _DroidUnit:
         require_hdf5_texts(unit.group, "droid_raw")
         self._state, self._action = _parts(unit.group)
         self._unit, self._recipe, self._folder = unit, recipe, folder
-        self._rate = parse_rate(unit.group.rate)
         self._roles = _roles(unit.group, recipe)
         self._progress = UnitProgress(unit)
-        self._sizes = {view: (height, width) for view, height, width in unit.group.views}
-        self._video: VideoWriter | None = None
+        self._videos = EpisodeVideos(self._progress, recipe, self._video)
         self._unknown: dict[str, list[str]] = {}
 
     def begin(self, episode: BuiltEpisode) -> None:
@@ -107,35 +105,21 @@ class _DroidUnit:
         write_durably(root / f"metadata_{episode.plan.episode_id}.json", (facts + "\n").encode())
 
     def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
-        self._progress.frames(slot, first_step, frames)
-        video = self._open_video(slot) if first_step == 0 or self._video is None else self._video
-        video.write(frames, key_frame=first_step == 0)
+        self._videos.frames(slot, first_step, frames)
 
     def copy(self, slot: str, video: bytes, _: Pictures) -> None:
-        writer = self._open_video(slot)
-        writer.copy(video)
-        self._progress.copied(slot, writer.num_frames)
+        self._videos.copy(slot, video)
 
     def end(self) -> None:
         self._progress.end()
-        self._close_video()
+        self._videos.end()
 
     def close(self) -> dict[str, Any]:
         self._progress.close()
         return {"extrinsics_unknown": self._unknown}
 
-    def _open_video(self, slot: str) -> VideoWriter:
-        self._close_video()
-        folder = self._folder / folder_of(self._progress.episode.plan) / VIDEOS
-        height, width = self._sizes[slot]
-        path = folder / f"{serial_of(self._roles[slot])}.mp4"
-        self._video = VideoWriter(path, self._rate, height, width, self._recipe.video)
-        return self._video
-
-    def _close_video(self) -> None:
-        if self._video is not None:
-            self._video.close()
-            self._video = None
+    def _video(self, plan: EpisodePlan, view: str) -> Path:
+        return self._folder / folder_of(plan) / VIDEOS / f"{serial_of(self._roles[view])}.mp4"
 
     def _rows(self, episode: BuiltEpisode, extrinsics: Mapping[str, np.ndarray | None]) -> bytes:
         num = episode.plan.num_steps
