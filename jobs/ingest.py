@@ -130,7 +130,9 @@ def _answer(options: IngestOptions, plan: IngestPlan, totals: IngestTotals, seco
         warnings.append(f"and {len(totals.problems) - len(told)} more; `wamloom show {options.lake}` lists them")
     if totals.warned:
         rules = ", ".join(f"{rule} {count}" for rule, count in totals.warned.most_common())
-        warnings.append(f"kept episodes with warnings, by rule: {rules}; `wamloom report {options.lake}` shows them")
+        warnings.append(
+            f"kept episodes with warnings, by rule: {rules}; `wamloom report {options.lake} --out FILE.html` shows them"
+        )
     if plan.already_failed or plan.already_rejected:
         warnings.append(
             f"{plan.already_failed} failed and {plan.already_rejected} rejected earlier and were not tried again; "

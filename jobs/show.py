@@ -78,7 +78,7 @@ def _told(look: SampleLook) -> list[str]:
         *(f"  {one.slot}: frame {one.frame_id} at {one.time_ns / 1e9:.3f} s" for one in origin.frames),
     ]
     if content is None:
-        return [*lines, f"  what is in a sample of {look.format} cannot be read back"]
+        return [*lines, f"  {look.format} is not read back: steps were counted, and this is where one came from"]
     width = max((len(name) for name in content.chunk_names), default=0)
     counts = "".join("x" if one else "." for one in content.mask.tolist())
     lines.append(f"  action chunk of {len(content.mask)} steps; of these count {counts} (x)")

@@ -123,9 +123,8 @@ def try_formats(units: Sequence[WorkUnit], recipe: BuildRecipe) -> None:
                 try:
                     form.open_unit(own, recipe, Path(scratch))
                 except WamloomError as error:
-                    raise RecipeError(
-                        error.message, f"{name} of {plan.group.name}", error.hint, error.reason
-                    ) from error
+                    hint = error.hint.replace("views.", f"sizes.{name}.") if name in recipe.sizes else error.hint
+                    raise RecipeError(error.message, f"{name} of {plan.group.name}", hint, error.reason) from error
 
 
 def _check_sizes(group: GroupPlan, recipe: BuildRecipe) -> None:

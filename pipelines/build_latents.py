@@ -7,6 +7,7 @@ from pipelines.views import views_fingerprint
 from schemas.errors import LakeError, RecipeError
 from schemas.latent import is_same_rate
 from schemas.recipes import BuildRecipe
+from schemas.time import parse_rate
 
 
 def choose_latents(
@@ -60,14 +61,18 @@ def no_latents(what: str, lake: Lake, recipe: BuildRecipe) -> LakeError:
     name = (recipe.encoder or "").partition("@")[0]
     _, _, stride = rate.partition("native/")
     choice = f"frame_stride={stride}" if stride else f"rate={rate}"
+    if recipe.rate is not None and not rate.startswith("native"):  # the grid of the steps, of which the frames are some
+        times = recipe.rate / parse_rate(rate)
+        choice = f"rate={recipe.rate} --set frame_stride={times}" if times > 1 and times.denominator == 1 else choice
+    weights = "" if name == "wavelet" else " --weights FOLDER"
     rows = lake.rows("latents", ["rate"], f"encoder = {quoted(name)}")
     there = ", ".join(sorted({row["rate"] for row in rows}))
     others = f"; it has {name} latents at rate {there}: latent_rate names one of them" if there else ""
     return LakeError(
         f"{recipe.encoder} latents at rate {rate} are needed, and {what}{others}",
         str(lake.root),
-        f"run `wamloom encode --lake {lake.root.name} --encoder {name} --set {choice}`, and see `wamloom status` for those "
-        "that are there; leave out views "
-        "with views.slots, and episodes too short for a clip with --where",
+        f"run `wamloom encode --lake {lake.root.name} --encoder {name}{weights} --set {choice}` with the [views] of this "
+        "recipe (of a trainer's recipe, the head has the whole command), and see `wamloom status` for those that are there; "
+        "leave out views with views.slots, and episodes too short for a clip with --where",
         "no_latents",
     )

@@ -39,6 +39,8 @@ from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
 from schemas.work import Outcome, WorkUnit
 
+_DROPPED = "choose another recipe, or other choices in this one, that suits these robots; `wamloom show LAKE` lists the episodes"
+
 
 @dataclass(frozen=True, slots=True)
 class BuildPlan:
@@ -202,7 +204,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         )
     if not members:
         why = dropped[0].message if dropped else "all their steps lie in gaps"
-        raise LakeError(f"every matching episode was dropped: {why}", str(lake.root), "change the recipe", "empty")
+        raise LakeError(f"every matching episode was dropped: {why}", str(lake.root), _DROPPED, "empty")
     planned = []
     notes: list[str] = []
     statistics: dict[str, tuple[ActionPlan, GroupStatistics]] = {}

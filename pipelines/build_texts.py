@@ -1,5 +1,7 @@
 """Which embeddings of the lake's texts belong to the instructions of an episode, for the plan of a build and its workers."""
 
+import json
+import shlex
 from collections.abc import Mapping
 
 from pipelines.formats import EpisodePlan
@@ -31,14 +33,27 @@ class BuildTexts:
 
     def hashes_of(self, stored: StoredEpisode, plan: EpisodePlan) -> list[str]:
         """Row hashes of the embeddings of the episode's instructions. Raises LakeError where there are none, or a choice."""
-        found = text_hashes(
-            self._lake,
-            self._prompts(stored, plan).values(),
-            self._choice.encoder,
-            length=self._choice.length,
-            dtype=self._choice.dtype,
-        )
+        choice = self._choice
+        prompts = self._prompts(stored, plan).values()
+        try:
+            found = text_hashes(self._lake, prompts, choice.encoder, length=choice.length, dtype=choice.dtype)
+        except LakeError as error:
+            if error.reason != "no_text":
+                raise
+            raise LakeError(error.message, error.where, self._command(), error.reason) from error
         return sorted(found.values())
+
+    def _command(self) -> str:
+        """How the embeddings are made."""
+        choice, name = self._choice, self._choice.encoder.partition("@")[0]
+        said = f"wamloom texts --lake {self._lake.root.name} --encoder {name}"
+        said += "" if name == "hashed" else " --weights FOLDER"
+        said += f" --template {shlex.quote(choice.template)}"
+        if choice.steps is not None:
+            said += f" --set steps={shlex.quote(json.dumps(choice.steps))}"
+        said += "" if choice.length is None else f" --set options.length={choice.length}"
+        said += "" if choice.dtype is None else f" --set dtype={choice.dtype}"
+        return f"make them with `{said}`" + (", with the same fields" if choice.fields else "")
 
     def embeddings_of(self, stored: StoredEpisode, plan: EpisodePlan) -> dict[str, TextEmbedding]:
         """By instruction of the episode, and of the empty one: the embedding of its prompt, without padding."""

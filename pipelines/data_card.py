@@ -146,7 +146,17 @@ def _groups(manifest: Mapping[str, Any]) -> list[str]:
     head = ["group", "robot", "rate", "episodes", "steps", "hours", "views (height x width)", "action, proprio"]
     sizes = manifest["recipe"].get("sizes", {}).items()
     other = ", ".join(f"{name} {one['height_px']}x{one['width_px']}" for name, one in sorted(sizes))
-    return [*_table(head, rows), *([f"Every view has another size in: {other}.", ""] if other else [])]
+    copied = "; ".join(
+        f"{text(group['name'])} {', '.join(f'{view} ({number:,})' for view, number in group['copied_frames'].items())}"
+        for group in manifest["groups"]
+        if group.get("copied_frames")
+    )
+    told = "Frames copied as they were recorded, into those formats whose videos have their size, and compressed anew elsewhere"
+    return [
+        *_table(head, rows),
+        *([f"Every view has another size in: {other}.", ""] if other else []),
+        *([f"{told}: {copied}.", ""] if copied else []),
+    ]
 
 
 def _splits(manifest: Mapping[str, Any]) -> list[str]:

@@ -201,8 +201,9 @@ def _rows_of(
         found |= {row["prompt"]: row for row in rows}
     missing = [prompt for prompt in wanted if prompt not in found]
     if missing:
+        example = max(missing, key=len)  # not the empty one, where there are others
         raise LakeError(
-            f"{len(missing)} of {len(wanted)} prompts have no embedding by {encoder!r}, such as {missing[0][:120]!r}",
+            f"{len(missing)} of {len(wanted)} prompts have no embedding by {encoder!r}, such as {example[:120]!r}",
             where,
             "make them with `wamloom texts --lake LAKE --encoder NAME`, of the same template",
             "no_text",

@@ -8,6 +8,7 @@ default) then give the same pixels, while a clip tagged BT.709 came back 5 level
 
 import contextlib
 import io
+import os
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -74,6 +75,7 @@ class VideoWriter:
         context.thread_count = 1
         context.colorspace = context.color_primaries = context.color_trc = _SMPTE170M
         context.color_range = _LIMITED_RANGE
+        os.environ.setdefault("SVT_LOG", "1")  # errors; else the encoder of AV1 tells its settings for every file
         try:
             context.open(strict=False)
         except av.FFmpegError as error:

@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, model_validator
 
@@ -340,11 +340,15 @@ def validate_model[M: BaseModel](kind: type[M], values: dict[str, Any], where: s
             known = _known_keys(kind, first["loc"][:-1])
             near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            raise RecipeError(f"unknown key {path!r}", where, hint) from error
+            raise RecipeError(f"unknown key {path!r}", where, _of_another_verb(kind, path) or hint) from error
         message = first["msg"].removeprefix("Value error, ")
         given = first["input"]
         # of a whole table the message says what contradicts what, and its values would drown that
         told = f"its keys: {', '.join(map(str, given))}" if isinstance(given, dict) else f"found {given!r}"
+        if not path:
+            told = "docs/recipes.md says what each key takes"
+        elif first["type"] == "missing":
+            told = f"give it too, beside {', '.join(map(str, given))}" if given else "give it"
         raise RecipeError(f"{path}: {message}" if path else message, where, told[:200]) from error
 
 
@@ -356,16 +360,36 @@ def _merge(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _of_another_verb(kind: type[BaseModel], path: str) -> str:
+    """Whose key ``path`` is where another verb's recipes have it, else ""."""
+    verbs: dict[str, type[BaseModel]] = {
+        "ingest": IngestRecipe,
+        "encode": EncodeRecipe,
+        "texts": TextRecipe,
+        "build": BuildRecipe,
+    }
+    if kind not in verbs.values():
+        return ""
+    having = [f"`wamloom {verb}`" for verb, one in verbs.items() if path in one.model_fields]
+    return f"it is a key of recipes for {' and '.join(having)}" if having else ""
+
+
 def _known_keys(kind: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Field names of the model that ``path`` leads to; [] where the path leaves the models."""
     model: Any = kind
+    is_by_name = False
     for part in path:
         if isinstance(part, int):
+            continue
+        if is_by_name:  # a name of the user's, such as that of a format; the model is that of each
+            is_by_name = False
             continue
         model_fields = getattr(model, "model_fields", {})
         if part not in model_fields:
             return []
-        model = _inner_model(model_fields[part].annotation)
+        annotation = model_fields[part].annotation
+        is_by_name = get_origin(annotation) is dict
+        model = _inner_model(annotation)
     return sorted(getattr(model, "model_fields", {}))
 
 

@@ -653,6 +653,12 @@ def test_cards_that_do_not_fit(change: tuple[str, str], said: str, run: Callable
         (["build", "--set", "horizon=10000000000"], "found"),
         (["build", "--set", "formats=[]"], "known: "),
         (["build", "--set", "horizn=3"], "did you mean 'horizon'?"),
+        (["build", "--set", "sizes.lerobot_v3.heigth_px=64"], "did you mean 'height_px'?"),
+        (["build", "--set", "sizes.lerobot_v3.height_px=64"], "give it too, beside height_px"),
+        (["build", "--set", "sizes.parquet={height_px=64,width_px=64}"], "docs/recipes.md"),
+        (["build", "--set", "sizes.lerobot_v3={height_px=63,width_px=64}"], "sizes.lerobot_v3.height_px = 64"),
+        (["build", "--set", "frame_stride=3"], "recipes for `wamloom encode`"),
+        (["encode", "--set", "formats=[]"], "recipes for `wamloom build`"),
     ],
     ids=str,
 )

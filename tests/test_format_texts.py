@@ -241,6 +241,12 @@ def test_the_hint_for_missing_latents_is_a_command_that_works(rate: str, command
     assert f"--set {command}" in no_latents("there are none in the lake", lake, recipe).hint
 
 
+def test_latents_of_fewer_frames_than_steps_are_encoded_on_the_grid_of_the_steps(tmp_path: Path) -> None:
+    recipe = load_recipe(BuildRecipe, (RECIPES / "one_folder.toml").read_text(), "one_folder.toml")
+    hint = no_latents("there are none in the lake", Lake.create(tmp_path / "lake"), recipe).hint
+    assert "--encoder wan22 --weights FOLDER --set rate=15 --set frame_stride=3`" in hint
+
+
 def test_the_texts_of_a_lake_are_what_fastwam_and_motus_ask_for(tmp_path: Path) -> None:
     """Their files lie in a folder alone; the numbers, tasks and statistics are those of a build."""
     run_ingest([write_short(tmp_path / "set")], tmp_path / "lake")

@@ -184,8 +184,13 @@ def _encode_texts(lake: Path, recipe: TextRecipe) -> None:
 def test_a_build_joins_the_embeddings_of_its_prompts(lake: Path, tmp_path: Path) -> None:
     choice = TextChoice(encoder="hashed", template="In: {instruction}")
     recipe = RECIPE.model_copy(update={"texts": choice, "formats": ("parquet",)})
-    with pytest.raises(LakeError, match="have no embedding by 'hashed'"):
+    with pytest.raises(LakeError, match="have no embedding by 'hashed', such as 'In: ") as caught:
         plan_build(Lake.open(str(lake)), recipe, "1")
+    assert f"`wamloom texts --lake {lake.name} --encoder hashed --template 'In: {{instruction}}'`" in caught.value.hint
+    one = TextChoice(encoder="umt5", template="fastwam", steps=(), length=128)
+    with pytest.raises(LakeError) as caught:
+        plan_build(Lake.open(str(lake)), recipe.model_copy(update={"texts": one}), "1")
+    assert "--weights FOLDER --template fastwam --set steps='[]' --set options.length=128`" in caught.value.hint
     _encode_texts(lake, TextRecipe(template=choice.template, options={"length": 8, "width": 4}))
     source = Lake.open(str(lake))
     plan = plan_build(source, recipe, "1")

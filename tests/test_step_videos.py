@@ -65,6 +65,7 @@ def test_the_frames_of_a_release_are_those_of_the_recording(lake: Path, recordin
     assert told.values["copied_frames"] == sum(LENGTHS)
     (group,) = read_json(tmp_path / "release/manifest.json")["groups"]
     assert group["copied_frames"] == {"primary": sum(LENGTHS)}
+    assert f"primary ({sum(LENGTHS):,})." in (tmp_path / "release/README.md").read_text()
     source = sorted(recordings.rglob("*.mp4"))
     wanted = {frame.tobytes() for frame in movie(source)}
     for name in RECIPE.formats:
