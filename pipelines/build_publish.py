@@ -113,15 +113,21 @@ def _group_entry(
     records: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     copied: Counter[str] = Counter()
+    misfits: dict[str, set[str]] = {}
     for unit, one in ((unit, cast(UnitPlan, unit.payload[0])) for unit in plan.units):
         if one.group.name == group.name:
             steps = sum(episode.num_steps for episode in one.episodes)
-            copied.update(dict.fromkeys(records[unit.unit_id]["copied"], steps))
+            for view, misfit in records[unit.unit_id]["misfits"]:
+                if misfit:
+                    misfits.setdefault(view, set()).add(misfit)
+                else:
+                    copied[view] += steps
     return {
         "name": group.name,
         **describe_group(group, recipe),
         "num_steps": group.num_steps,
         "copied_frames": dict(sorted(copied.items())),
+        "not_copied": {view: sorted(why) for view, why in sorted(misfits.items())},
         "episodes": [
             asdict(episode)
             | {"location": plan.sources[episode.episode_id][0], "source_key": plan.sources[episode.episode_id][1]}

@@ -97,7 +97,8 @@ class BuildWorker:
         ]
         lineage: list[pa.Table] = []
         read = [self._read(episode) for episode in plan.episodes]
-        copied = self._pictures.copied([(stored, numbers.frames) for stored, numbers in read], targets)
+        misfits = self._pictures.misfits([(stored, numbers.frames) for stored, numbers in read], targets)
+        copied = frozenset(kind for kind, misfit in misfits.items() if not misfit)
         for episode, (stored, numbers) in zip(plan.episodes, read, strict=True):
             built = self._built(plan, episode, stored, numbers)
             for name, writer in writers.items():
@@ -111,7 +112,7 @@ class BuildWorker:
         path = corner.folder / LINEAGE / plan.group.name / f"{plan.file_index:05d}.parquet"
         path.parent.mkdir(parents=True)
         pq.write_table(pa.concat_tables(lineage), path, compression="zstd", write_page_checksum=True)
-        files = corner.finish(facts, (view for view, _, _ in copied))
+        files = corner.finish(facts, [(view, misfit) for (view, _, _), misfit in misfits.items()])
         outcomes = tuple(Outcome(e.episode_id, "kept", content_id=e.episode_id) for e in plan.episodes)
         steps = float(sum(e.num_steps for e in plan.episodes))
         return UnitResult(unit.unit_id, outcomes, files, (("frames", steps * len(plan.group.views)), ("steps", steps)))

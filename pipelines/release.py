@@ -194,9 +194,9 @@ class UnitFolder:
         remove_tree(self.folder)
         self.folder.mkdir(parents=True)
 
-    def finish(self, facts: Mapping[str, Any], copied: Iterable[str] = ()) -> tuple[FileRecord, ...]:
+    def finish(self, facts: Mapping[str, Any], misfits: Iterable[tuple[str, str]] = ()) -> tuple[FileRecord, ...]:
         """Moves the files to their final names and leaves the durable record of the unit, in this order: ``facts`` by format,
-        and the views that were ``copied`` as they are.
+        and of each view why it was not copied as it is ("": it was).
 
         A unit that another attempt finished already gives the same names and bytes, so that neither is harmed.
         """
@@ -211,7 +211,7 @@ class UnitFolder:
             fsync_folder(parent)
         record_path = self._root / "records" / f"{self._unit_id}.json"
         files = [asdict(record) for record in records]
-        body = {"unit_id": self._unit_id, "files": files, "facts": facts, "copied": sorted(set(copied))}
+        body = {"unit_id": self._unit_id, "files": files, "facts": facts, "misfits": sorted(set(misfits))}
         text = (json.dumps(body, sort_keys=True) + "\n").encode()
         if not publish_once(record_path, text) and record_path.read_bytes() != text:
             # a record whose files were damaged since: this attempt has just replaced them

@@ -48,14 +48,11 @@ class UnitPictures:
         """Ends the decoding child."""
         self._pictures.close()
 
-    def copied(self, episodes: Sequence[Shown], targets: Sequence[Target]) -> frozenset[_Kind]:
-        """Which views, in which size, all writers that copy can be given as they are, throughout a unit of ``episodes``."""
+    def misfits(self, episodes: Sequence[Shown], targets: Sequence[Target]) -> dict[_Kind, str]:
+        """Of each view, in each size that a writer which copies wants: why it cannot be given as it is throughout a unit of
+        ``episodes``; "" where it can."""
         wanted = {kind for target in targets if target.copies for kind in target.unit.group.views}
-        return frozenset(
-            (view, height, width)
-            for view, height, width in sorted(wanted)
-            if self._videos.fit(episodes, view, (height, width))
-        )
+        return {kind: self._videos.misfit(episodes, kind[0], (kind[1], kind[2])) for kind in sorted(wanted)}
 
     def push(self, episode: Shown, num_steps: int, targets: Sequence[Target], copied: frozenset[_Kind]) -> None:
         """All views of an episode that has begun, to every writer. Raises DecodeError, LakeError, ReleaseError."""

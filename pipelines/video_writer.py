@@ -21,6 +21,7 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from av.video.stream import VideoStream
 
 from pipelines.storage import fsync_file, fsync_folder
+from pipelines.thread_priority import kept_priority
 from schemas.errors import RecipeError, ReleaseError
 from schemas.recipes import VideoRecipe
 
@@ -77,7 +78,8 @@ class VideoWriter:
         context.color_range = _LIMITED_RANGE
         os.environ.setdefault("SVT_LOG", "1")  # errors; else the encoder of AV1 tells its settings for every file
         try:
-            context.open(strict=False)
+            with kept_priority():
+                context.open(strict=False)
         except av.FFmpegError as error:
             self.abandon()
             raise RecipeError(

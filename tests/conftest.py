@@ -1,13 +1,14 @@
 """Fixtures that many tests share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 
 from jobs.execute import Executor
+from pipelines.thread_priority import kept_priority
 
 if TYPE_CHECKING:
     from tests.nursery import Nursery
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
 # A deadline measures the machine, and beside other tests it is slow at times.
 hypothesis.settings.register_profile("beside others", deadline=None)
 hypothesis.settings.load_profile("beside others")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, Any, Any]:
+    """Tests that let other libraries encode AV1 would run all that follow at real-time priority."""
+    with kept_priority():
+        return (yield)
 
 
 @pytest.fixture(scope="session")

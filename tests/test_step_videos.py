@@ -15,7 +15,7 @@ import pytest
 from jobs import ingest
 from jobs.options import IngestOptions
 from pipelines.lake import Lake
-from pipelines.step_videos import _is_made_so
+from pipelines.step_videos import _not_made_so
 from pipelines.verify import verify_release
 from pipelines.video import VideoTools
 from pipelines.video_facts import VideoFacts
@@ -90,22 +90,24 @@ def test_the_times_are_exact_and_every_episode_begins_with_a_key_frame(lake: Pat
 
 
 @pytest.mark.parametrize(
-    "choice",
+    ("choice", "why"),
     [
-        {"video": VideoRecipe(reuse=False)},
-        {"video": VideoRecipe(gop=1)},
-        {"video": VideoRecipe(codec="av1")},
-        {"views": ViewsRecipe(height_px=96, width_px=128)},
-        {"rate": Fraction(10)},
-        {"views": ViewsRecipe(canvas="grid_2x2")},
+        ({"video": VideoRecipe(reuse=False)}, "video.reuse is false"),
+        ({"video": VideoRecipe(gop=1)}, "its key frames lie up to 2 apart, asked for is 1"),
+        ({"video": VideoRecipe(codec="av1")}, "it is h264, asked for is av1"),
+        ({"views": ViewsRecipe(height_px=96, width_px=128)}, "it is 256x192, asked for is 128x96"),
+        ({"rate": Fraction(10)}, "its steps do not show one frame after the other"),
+        ({"views": ViewsRecipe(canvas="grid_2x2")}, "a canvas is made of several views"),
     ],
     ids=["not wanted", "key frames too far apart", "codec", "size", "rate", "canvas"],
 )
-def test_what_is_not_as_asked_for_is_compressed(
-    lake: Path, recordings: Path, tmp_path: Path, choice: dict[str, Any]
+def test_what_is_not_as_asked_for_is_compressed_and_the_manifest_says_why(
+    lake: Path, recordings: Path, tmp_path: Path, choice: dict[str, Any], why: str
 ) -> None:
     told = run_build(lake, tmp_path / "release", RECIPE.model_copy(update={"formats": ("lerobot_v21",)} | choice))
     assert told.values["copied_frames"] == 0
+    (group,) = read_json(tmp_path / "release/manifest.json")["groups"]
+    assert list(group["not_copied"].values()) == [[why]]
     recorded = {frame.tobytes() for frame in movie(sorted(recordings.rglob("*.mp4")))}
     assert not any(frame.tobytes() in recorded for frame in movie(_videos(tmp_path / "release", "lerobot_v21")))
 
@@ -144,10 +146,10 @@ _FACTS = VideoFacts(
 
 
 def test_a_part_that_begins_with_a_key_frame_may_be_taken() -> None:
-    assert _is_made_so(_FACTS, 0, 9, 2)
-    assert _is_made_so(_FACTS, 4, 3, 2)
-    assert not _is_made_so(_FACTS, 1, 4, 2), "decoding cannot begin at frame 1"
-    assert not _is_made_so(_FACTS, 0, 9, 1), "the key frames lie further apart"
+    assert _not_made_so(_FACTS, 0, 9, 2) == ""
+    assert _not_made_so(_FACTS, 4, 3, 2) == ""
+    assert _not_made_so(_FACTS, 1, 4, 2) == "an episode does not begin with a key frame"
+    assert _not_made_so(_FACTS, 0, 9, 1) == "its key frames lie up to 2 apart, asked for is 1"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_a_part_that_begins_with_a_key_frame_may_be_taken() -> None:
     ],
 )
 def test_what_this_house_would_not_write_is_not_taken(change: dict[str, Any]) -> None:
-    assert not _is_made_so(replace(_FACTS, **change), 0, 9, 2)
+    assert _not_made_so(replace(_FACTS, **change), 0, 9, 2)
 
 
 def _written(path: Path, recipe: VideoRecipe, frames: np.ndarray) -> bytes:

@@ -1,5 +1,6 @@
 """What every common reader makes of a written video: times, key frames, colours; equal frames give equal bytes."""
 
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -90,3 +91,15 @@ def test_an_abandoned_writer_leaves_nothing(tmp_path: Path) -> None:
     never_written = VideoWriter(tmp_path / "v.mp4", Fraction(15), 64, 96, VideoRecipe())
     del never_written
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="only Linux schedules so")
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_no_encoder_takes_real_time_priority_for_this_process(tmp_path: Path, codec: str) -> None:
+    """Where it may (as root), SVT-AV1 would, and every child that is started later would have it too."""
+    before = os.sched_getscheduler(0)
+    writer = VideoWriter(tmp_path / "v.mp4", Fraction(10), 64, 96, VideoRecipe(codec=codec))
+    for moment in (lambda: None, lambda: writer.write(colored_frames()), writer.close):
+        moment()
+        threads = [int(path.name) for path in Path("/proc/self/task").iterdir()]
+        assert {os.sched_getscheduler(thread) for thread in threads} == {before}
