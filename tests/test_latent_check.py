@@ -161,7 +161,7 @@ def test_the_tiny_autoencoder_on_real_droid_is_aligned_and_as_good_as_told(tmp_p
         weights=str(real_data("taef2_weights")),
         clip=ClipRecipe(kind="fixed", num_frames=3, stride=1000),
     )
-    run_encode(tmp_path / "lake", recipe)
+    run_encode(tmp_path / "lake", recipe, "episode_id < '8'")  # about half of them, to save minutes
     lake = Lake.open(str(tmp_path / "lake"))
     slots = {row["latent_id"]: row["slot"] for row in lake.rows("latents", ["slot"])}
     checks, problems = check_latents(lake, recipe, load_encoder(recipe), 1000)
@@ -169,6 +169,6 @@ def test_the_tiny_autoencoder_on_real_droid_is_aligned_and_as_good_as_told(tmp_p
     assert {check.lag for check in checks} <= {0, None}
     for slot, (least, most) in PSNR.items():
         found = [check for check in checks if slots[check.latent_id] == slot]
-        assert len(found) >= 11, "a clip of every episode"
+        assert len(found) >= 4, "a clip of every one of these episodes"
         assert sum(check.lag == 0 for check in found) >= len(found) / 2
         assert least <= float(np.median([check.psnr for check in found])) <= most, slot
