@@ -92,11 +92,8 @@ class LeRobotProbe(ABC):
                 if number >= max(wanted):
                     break
         if len(found) != len(wanted):
-            raise ReleaseError(
-                f"{len(found)} of {len(wanted)} frames of episode {episode['episode_index']} are there",
-                str(path),
-                "build it again",
-                "unreadable",
+            raise _lacking(
+                path, f"{len(found)} of {len(wanted)} frames of episode {episode['episode_index']} are there"
             )
         return np.stack(found)
 
@@ -153,12 +150,7 @@ class LeRobotProbe(ABC):
         asked = start_s + (steps / float(self._rate)).astype(np.float32)
         times = self._frame_times(path, view)[first : first + episode["num_steps"]]
         if len(times) != len(asked):
-            raise ReleaseError(
-                f"{len(times)} frames for the {len(asked)} rows of episode {episode['episode_index']}",
-                str(path),
-                "build it again",
-                "unreadable",
-            )
+            raise _lacking(path, f"{len(times)} frames for the {len(asked)} rows of episode {episode['episode_index']}")
         return float(np.abs(np.array([float(time) for time in times]) - asked).max())
 
     def _video(self, episode: Mapping[str, Any], view: str) -> tuple[Path, int, float]:
@@ -190,6 +182,10 @@ def _keys_of_views(features: Mapping[str, Any], views: Sequence[str]) -> dict[st
     heads = {key.removesuffix(view) for key in videos for view in views if key.endswith(view)}
     head = next((one for one in sorted(heads) if {one + view for view in views} == set(videos)), "")
     return {view: head + view for view in views}
+
+
+def _lacking(path: Path, message: str) -> ReleaseError:
+    return ReleaseError(message, str(path), "build it again", "unreadable")
 
 
 def _time_base(stream: VideoStream) -> Fraction:

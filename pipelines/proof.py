@@ -54,6 +54,8 @@ _UNREADABLE = (
     TypeError,
     RuntimeError,
 )
+"""What a damaged file makes of reading it: libraries' own errors, h5py's RuntimeError among them, and, where an index is JSON but
+of another shape, those of looking into it."""
 
 
 class GroupProof:
