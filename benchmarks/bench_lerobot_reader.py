@@ -1,19 +1,23 @@
 """Reading random windows through LeRobot's own reader: files that we wrote against files that LeRobot wrote by its defaults.
 
-The frames are those of the simulated gantry, the same for both; a window is one picture in three over a second, as a world
-model reads it, beside 16 actions. PyTorch has one thread, as in the workers of a DataLoader. Most of what that reader does is
-the same for both (copies of pictures, rows to tensors), so that beside it the decoding of the same windows stands alone.
+The frames are those of the simulated gantry, or 100 of each video that is named (all of one size); the same for both. A window
+is one picture in three over a second, as a world model reads it, beside 16 actions. PyTorch has one thread, as in the workers
+of a DataLoader. Most of what that reader does is the same for both (copies of pictures, rows to tensors), so that beside it the
+decoding of the same windows stands alone.
 """
 
 import os
 import shutil
+import sys
 import tempfile
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import av
+import av.logging
 import numpy as np
 import torch
 from lerobot.configs.video import RGBEncoderConfig
@@ -27,6 +31,7 @@ from tests.fake_build import make_build
 
 EPISODES = 4
 WINDOWS = 60
+LIMIT = 100
 RATE = 20
 HORIZON = 16
 
@@ -58,11 +63,30 @@ def decode(folder: Path, order: np.ndarray) -> None:
                     break
 
 
-def main() -> None:
+def frames_of(path: str) -> np.ndarray:
+    """The first frames of a video."""
+    with av.open(path) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in islice(container.decode(video=0), LIMIT)])
+
+
+def psnr(folder: Path, frames: list[np.ndarray]) -> float:
+    """Of the whole video, in dB."""
+    (path,) = folder.rglob("*.mp4")
+    with av.open(str(path)) as container:
+        errors = [
+            np.square(frame.to_ndarray(format="rgb24").astype(np.float32) - given).mean()
+            for frame, given in zip(container.decode(video=0), np.concatenate(frames), strict=True)
+        ]
+    return float(10 * np.log10(255**2 / np.mean(errors)))
+
+
+def main(paths: list[str]) -> None:
     """Prints the comparison for both backends that LeRobot has."""
     print(machine())
     torch.set_num_threads(1)
-    frames = [np.stack(list(simulate(ROBOTS[1], 0, index).frames("primary"))) for index in range(EPISODES)]
+    av.logging.set_level(av.logging.ERROR)
+    simulated = (np.stack(list(simulate(ROBOTS[1], 0, index).frames("primary"))) for index in range(EPISODES))
+    frames = [frames_of(path) for path in paths] or list(simulated)
     height, width = frames[0].shape[1:3]
     root = Path(tempfile.mkdtemp(prefix="wamloom-bench-"))
     recipe = BuildRecipe(tokenizer=None, video=VideoRecipe())
@@ -72,14 +96,16 @@ def main() -> None:
         views=[("primary", height, width)],
         recipe=recipe,
         with_tokens=False,
-        episodes_per_unit=EPISODES,
+        episodes_per_unit=len(frames),
     )
     try:
         write_ours(build, frames, root / "ours")
         write_theirs(build, frames, root / "theirs", RGBEncoderConfig())
         for name in ("ours", "theirs"):
             size = sum(path.stat().st_size for path in (root / name / "videos").rglob("*.mp4"))
-            print(f"{name}: {size / sum(map(len, frames)):.0f} bytes of video a frame")
+            print(
+                f"{name}: {size / sum(map(len, frames)):.0f} bytes of video a frame, {psnr(root / name, frames):.1f} dB"
+            )
         order = np.random.default_rng(0).integers(0, sum(map(len, frames)) - RATE, WINDOWS)
         compare(
             f"decoding such windows by PyAV alone, {width}x{height}",
@@ -110,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
