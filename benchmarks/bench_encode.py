@@ -17,10 +17,11 @@ from benchmarks.side_by_side import compare, machine
 from jobs.ingest import run as ingest
 from jobs.options import IngestOptions, SampleOptions
 from jobs.sample import run as sample
+from pipelines.clip_encoder import load_encoder
 from pipelines.clip_reader import ClipReader
 from pipelines.encode_commit import LatentCommitter
 from pipelines.encode_plan import plan_encode
-from pipelines.encode_unit import EncodeWorker, load_encoder
+from pipelines.encode_unit import EncodeWorker
 from pipelines.lake import Lake
 from schemas.recipes import ClipRecipe, EncodeRecipe, IngestRecipe, ViewsRecipe
 from schemas.work import WorkUnit

@@ -2,10 +2,15 @@
 
 import argparse
 import errno
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from jobs.options import TextsOptions, read_recipe
+from jobs.options import BuildOptions, TextsOptions, read_recipe
 from pipelines import prompts, registry
+from pipelines.joined_latents import sampling_of
+from schemas.errors import UsageError
+from schemas.recipes import BuildRecipe, EncodeRecipe
 from schemas.text_recipe import TextRecipe
 
 
@@ -93,3 +98,47 @@ def texts_options(args: argparse.Namespace) -> TextsOptions:
     flags = {"encoder": args.encoder, "weights": args.weights, "template": args.template}
     recipe = read_recipe(TextRecipe, args.recipe, args.set, flags)
     return TextsOptions(args.lake, recipe, args.where, args.dry_run, args.executor)
+
+
+def add_build(parser: argparse.ArgumentParser) -> None:
+    """What ``wamloom build`` takes besides what other verbs take."""
+    parser.add_argument("--out", required=True, type=new_place, metavar="RELEASE", help="folder of the release")
+    formats = ", ".join(registry.names("formats"))
+    parser.add_argument("--format", nargs="+", action="extend", metavar="NAME", help=f"one or more of: {formats}")
+    parser.add_argument("--where", metavar="EXPR", help="only episodes for which this SQL filter holds")
+    parser.add_argument(
+        "--encode",
+        nargs="*",
+        metavar="RECIPE|KEY=VALUE",
+        help="make the latents that the lake lacks, from the same decode as the pictures, and keep them in the lake: by an "
+        "encode recipe, by single keys of one, or both; encoder, rate, frame_stride and views are as the release needs them",
+    )
+    parser.add_argument("--weights", type=place, metavar="PATH", help="folder or hub id of the weights, for --encode")
+
+
+def build_options(args: argparse.Namespace) -> BuildOptions:
+    """What ``wamloom build`` was given. Raises RecipeError and UsageError."""
+    recipe = read_recipe(BuildRecipe, args.recipe, args.set, {"formats": args.format, "where": args.where})
+    encode = None
+    if args.encode is not None:
+        encode = _encode_recipe(args.encode, args.weights, recipe)
+    elif args.weights is not None:
+        raise UsageError(
+            "--weights are those of an encoder", hint="say with --encode that there is something to encode"
+        )
+    return BuildOptions(args.lake, args.out, recipe, args.dry_run, args.executor, encode)
+
+
+def _encode_recipe(given: Sequence[str], weights: str | None, recipe: BuildRecipe) -> EncodeRecipe:
+    """An encode recipe from what stands behind ``--encode``; what is not said is as ``recipe`` needs it."""
+    paths = [one for one in given if "=" not in one]
+    if len(paths) > 1:
+        raise UsageError(f"--encode takes one recipe, and got {', '.join(paths)}", hint="single keys are KEY=VALUE")
+    path = paths[0] if paths else None
+    encode = read_recipe(EncodeRecipe, path, [one for one in given if "=" in one], {"weights": weights})
+    rate, stride = sampling_of(recipe)
+    needed: dict[str, Any] = {"encoder": (recipe.encoder or encode.encoder).partition("@")[0], "views": recipe.views}
+    if not encode.model_fields_set & {"rate", "frame_stride"}:
+        needed |= {"rate": rate, "frame_stride": stride}
+    said = encode.model_dump(exclude_unset=True)
+    return EncodeRecipe.model_validate({**needed, **said})

@@ -14,6 +14,7 @@ from pipelines.build_publish import publish_build
 from pipelines.formats import describe_group
 from pipelines.lake import Lake
 from pipelines.look import told_chunks
+from pipelines.made_latents import MadeLatents
 from pipelines.release import check_target, open_staging, read_manifest
 from pipelines.storage import writing
 from schemas.errors import AlreadyPublished, UnitLost
@@ -29,13 +30,18 @@ def run(options: BuildOptions) -> Answer:
     lake = Lake.open(options.lake)
     lake = Lake.open(options.lake, lake.versions())  # what comes into the lake from now on is not part of this build
     out = Path(options.out).resolve()
-    plan = plan_build(lake, recipe, ours)
-    build = plan.fingerprint(recipe, ours)
+    made = None if options.encode is None else MadeLatents(lake, recipe, options.encode)
+    plan = plan_build(lake, recipe, ours, made.promised if made else None)
+    # a release whose latents are still to be made has no fingerprint yet, so that none that lies there can be this one
+    build = "" if made and made.missing else plan.settled(lake, recipe, ours).fingerprint(recipe, ours)
     try:
         if options.dry_run:
             check_target(out, build)
-            return _planned(options, plan)
-        with open_staging(out, build) as staging:
+            return _planned(options, plan, made)
+        with open_staging(out, build, plan.fingerprint(recipe, ours)) as staging:
+            if made:
+                lake = made.take_up(staging.root)
+                plan = plan.encoding(made.missing)
             todo = [unit for unit in plan.units if staging.finished(unit.unit_id) is None]
             worker = WorkerSpec(
                 "pipelines.build_unit:BuildWorker",
@@ -45,14 +51,23 @@ def run(options: BuildOptions) -> Answer:
                     "staging": str(staging.root),
                     "recipe": recipe,
                     "latents": plan.latents,
+                    "encode": options.encode,
                 },
             )
-            facts = run_units(todo, worker, _stop_if_lost, executor=options.executor, title="build")
+
+            def take(result: UnitResult) -> None:
+                _stop_if_lost(result)
+                if made:
+                    made.take(result)
+
+            facts = run_units(todo, worker, take, executor=options.executor, title="build")
+            if made:
+                plan = plan.settled(made.whole(), recipe, ours)
             with writing(staging.root):
                 manifest = publish_build(staging, plan, recipe, ours, {name: version(name) for name in _PACKAGES})
     except AlreadyPublished:
-        return _answer(options, plan, read_manifest(out), 0.0, already=True)
-    return _answer(options, plan, manifest, facts.seconds, already=False)
+        return _answer(options, plan, read_manifest(out), 0.0, already=True, made=made)
+    return _answer(options, plan, manifest, facts.seconds, already=False, made=made)
 
 
 def _stop_if_lost(result: UnitResult) -> None:
@@ -71,7 +86,7 @@ def _windows_left_out(numbers: Iterable[Iterable[Iterable[Any]]]) -> int:
     return int(sum(value for one in numbers for name, value in one if name == "windows"))
 
 
-def _planned(options: BuildOptions, plan: BuildPlan) -> Answer:
+def _planned(options: BuildOptions, plan: BuildPlan, made: MadeLatents | None) -> Answer:
     values = {
         "release": options.out,
         "dry_run": True,
@@ -84,10 +99,16 @@ def _planned(options: BuildOptions, plan: BuildPlan) -> Answer:
         "units": len(plan.units),
         "groups": [group.name for group in plan.groups],
     }
+    clips = [clip for works in made.missing.values() for work in works for clip in work.clips] if made else []
+    if made:
+        values["clips_to_encode"] = len(clips)
     lines = [
         f"would write {values['episodes']} episodes ({plan.num_steps} steps, {plan.num_samples} samples) in "
         f"{len(plan.groups)} groups as {', '.join(options.recipe.formats)} to {options.out}"
     ]
+    if made:
+        frames = sum(len(clip.frame_ids) for clip in clips)
+        lines.append(f"would encode {len(clips)} clips ({frames} frames) that the lake does not have")
     for group in plan.groups:
         lines += [
             f"  {group.name}: {group.robot} at {group.rate} Hz, {group.num_episodes} episodes, {group.num_steps} steps, "
@@ -101,7 +122,15 @@ def _planned(options: BuildOptions, plan: BuildPlan) -> Answer:
     return Answer(values, lines, 0, warnings)
 
 
-def _answer(options: BuildOptions, plan: BuildPlan, manifest: dict[str, Any], seconds: float, already: bool) -> Answer:
+def _answer(
+    options: BuildOptions,
+    plan: BuildPlan,
+    manifest: dict[str, Any],
+    seconds: float,
+    *,
+    already: bool,
+    made: MadeLatents | None,
+) -> Answer:
     counts = manifest["counts"]
     samples = {name: sum(group["samples"] for group in groups.values()) for name, groups in counts.items()}
     episodes = sum(len(group["episodes"]) for group in manifest["groups"])
@@ -132,6 +161,11 @@ def _answer(options: BuildOptions, plan: BuildPlan, manifest: dict[str, Any], se
         *(f"  {name}: {number} samples in {', '.join(sorted(counts[name]))}" for name, number in samples.items()),
         *([f"  {copied} frames were copied as they were recorded"] if copied else []),
     ]
+    if made:
+        values |= {"encoded_clips": made.num_clips, "shared_clips": made.num_shared}
+        lines.append(
+            f"  {made.num_clips} clips were encoded and are in the lake, {made.num_shared} of them from pictures of this release"
+        )
     warnings = list(plan.notes)
     if values["dropped"]:
         warnings.append(f"{values['dropped']} episodes were dropped; the manifest says why")

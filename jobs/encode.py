@@ -8,10 +8,10 @@ from jobs.execute import WorkerSpec
 from jobs.options import Answer, EncodeOptions
 from jobs.run import run_units
 from jobs.staging import run_staging
+from pipelines.clip_encoder import load_encoder
 from pipelines.encode_commit import LatentCommitter
 from pipelines.encode_estimate import measure
 from pipelines.encode_plan import EncodePlan, plan_encode
-from pipelines.encode_unit import load_encoder
 from pipelines.lake import Lake
 from pipelines.staged_rows import Account
 

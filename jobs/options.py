@@ -91,6 +91,8 @@ class BuildOptions:
     recipe: BuildRecipe
     dry_run: bool
     executor: ExecutorName
+    encode: EncodeRecipe | None = None
+    """Makes the latents that the lake lacks."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,12 +103,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     build = _verb(verbs, "build", "write a release that trainers read with their own loaders", _build)
     _lake(build)
-    build.add_argument(
-        "--out", required=True, type=arguments.new_place, metavar="RELEASE", help="folder of the release"
-    )
-    formats = ", ".join(registry.names("formats"))
-    build.add_argument("--format", nargs="+", action="extend", metavar="NAME", help=f"one or more of: {formats}")
-    build.add_argument("--where", metavar="EXPR", help="only episodes for which this SQL filter holds")
+    arguments.add_build(build)
     _recipe(build)
     _dry_run(build)
     _executor(build)
@@ -333,8 +328,7 @@ def _texts(args: argparse.Namespace) -> Answer:
 
 
 def _build(args: argparse.Namespace) -> Answer:
-    recipe = read_recipe(BuildRecipe, args.recipe, args.set, {"formats": args.format, "where": args.where})
-    return _run("build", options.BuildOptions(args.lake, args.out, recipe, args.dry_run, args.executor))
+    return _run("build", arguments.build_options(args))
 
 
 def _verify(args: argparse.Namespace) -> Answer:

@@ -9,7 +9,7 @@ from typing import Any
 from jobs.options import Answer, VerifyOptions
 from pipelines.build_sources import content_now
 from pipelines.certificate import certificate, certificate_bytes
-from pipelines.encode_unit import load_encoder
+from pipelines.clip_encoder import load_encoder
 from pipelines.lake import Lake, is_lake
 from pipelines.latent_check import ClipCheck, check_latents
 from pipelines.problems import Problem, Verification

@@ -11,8 +11,8 @@ from pipelines import registry
 from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
 from pipelines.build_stats import GivenStatistics, GroupStatistics, chunk_layout, relative_stats
-from pipelines.build_unit import LatentChoice
 from pipelines.formats import EpisodePlan, Format, GroupPlan, Split, UnitPlan, sized
+from pipelines.joined_latents import LatentChoice
 from pipelines.numbers import EpisodeNumbers, instruction_runs
 from pipelines.rows import StoredEpisode
 from pipelines.selection import chunks_of

@@ -1,19 +1,20 @@
 """Which latents of a lake a build joins."""
 
-from pipelines.build_unit import LatentChoice, camera_hz, latent_rate
+from pipelines.joined_latents import LatentChoice, camera_hz, latent_rate, sampling_of
 from pipelines.lake import Lake, quoted
+from pipelines.promised_latents import PromisedLatents
 from pipelines.selection import stored_episodes
 from pipelines.views import views_fingerprint
 from schemas.errors import LakeError, RecipeError
 from schemas.latent import is_same_rate
 from schemas.recipes import BuildRecipe
-from schemas.time import parse_rate
 
 
 def choose_latents(
-    lake: Lake, recipe: BuildRecipe, wanted: set[str]
+    lake: Lake, recipe: BuildRecipe, wanted: set[str], promised: PromisedLatents | None = None
 ) -> tuple[LatentChoice | None, dict[tuple[str, str], list[str]]]:
-    """The one set of latents that serves the recipe, and its row hashes by episode and slot.
+    """The one set of latents that serves the recipe, and its row hashes by episode and slot; where some are ``promised``, that is
+    their set, and keys stand for hashes.
 
     Raises RecipeError or LakeError where there is none, or a choice.
     """
@@ -29,6 +30,8 @@ def choose_latents(
         condition += f" and views_fingerprint = {quoted(views)}"
     columns = ["episode_id", "slot", "rate", "encoder_fingerprint", "views_fingerprint", "row_sha256"]
     rows = [row for row in lake.rows("latents", columns, condition) if row["episode_id"] in wanted]
+    if promised is not None:
+        rows = promised.among(rows)
     others = {row["episode_id"] for row in rows if row["rate"] != rate}
     cameras = {episode.episode_id: episode.views for episode in stored_episodes(lake, sorted(others))}
     rows = [
@@ -39,6 +42,12 @@ def choose_latents(
     choices = sorted({(row["encoder_fingerprint"], row["views_fingerprint"]) for row in rows})
     if len(choices) > 1:  # of the view recipe of this build, where there are such
         choices = [choice for choice in choices if choice[1] == views] or choices
+    if not choices and promised is not None:
+        raise RecipeError(
+            f"the build joins latents at rate {rate}, and none of those of --encode are at that rate",
+            "latent_rate",
+            "set latent_rate in the recipe of the build, or rate and frame_stride in that of --encode",
+        )
     if not choices:
         raise no_latents("there are none in the lake", lake, recipe)
     if len(choices) > 1:
@@ -55,15 +64,28 @@ def choose_latents(
     return choices[0], hashes
 
 
+def no_clips(what: str, lake: Lake) -> LakeError:
+    """The error where an encode recipe cuts no clip of what a build shows."""
+    return LakeError(
+        f"--encode makes latents of clips, and {what}: too few frames, or none of that view",
+        str(lake.root),
+        "give shorter clips in the recipe of --encode, leave out views with views.slots, and episodes too short for a clip with "
+        "--where",
+        "no_latents",
+    )
+
+
 def no_latents(what: str, lake: Lake, recipe: BuildRecipe) -> LakeError:
     """The error where latents that the recipe needs are not there, and how to make them."""
     rate = latent_rate(recipe)
     name = (recipe.encoder or "").partition("@")[0]
-    _, _, stride = rate.partition("native/")
-    choice = f"frame_stride={stride}" if stride else f"rate={rate}"
-    if recipe.rate is not None and not rate.startswith("native"):  # the grid of the steps, of which the frames are some
-        times = recipe.rate / parse_rate(rate)
-        choice = f"rate={recipe.rate} --set frame_stride={times}" if times > 1 and times.denominator == 1 else choice
+    grid, stride = sampling_of(recipe)
+    choice = " --set ".join(
+        [
+            *([f"rate={grid}"] if grid != "native" or stride == 1 else []),
+            *([f"frame_stride={stride}"] if stride > 1 else []),
+        ]
+    )
     weights = "" if name == "wavelet" else " --weights FOLDER"
     rows = lake.rows("latents", ["rate"], f"encoder = {quoted(name)}")
     there = ", ".join(sorted({row["rate"] for row in rows}))

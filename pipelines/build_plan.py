@@ -6,15 +6,15 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from pipelines import registry
 from pipelines.action_chunks import ActionChunks
 from pipelines.action_plan import ActionPlan
 from pipelines.build_groups import Member, group_key, group_names, plan_group, plan_units, try_formats
-from pipelines.build_latents import choose_latents, no_latents
-from pipelines.build_sources import content_hash, latent_hashes_of, latents_of, sources_of, texts_of
+from pipelines.build_latents import choose_latents, no_clips, no_latents
+from pipelines.build_sources import content_hash, latent_hashes_of, latents_of, row_hashes_of, sources_of, texts_of
 from pipelines.build_stats import (
     GivenStatistics,
     GroupGathering,
@@ -23,11 +23,13 @@ from pipelines.build_stats import (
     statistics_files,
 )
 from pipelines.build_texts import BuildTexts, text_kinds
-from pipelines.build_unit import LatentChoice
-from pipelines.formats import EpisodePlan, Format, GroupPlan
+from pipelines.clips import ClipSource
+from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan
 from pipelines.holdout import validation_ids
+from pipelines.joined_latents import LatentChoice
 from pipelines.lake import Lake, quoted
 from pipelines.numbers import check_rate, numbers_of
+from pipelines.promised_latents import PromisedLatents
 from pipelines.rows import StoredEpisode
 from pipelines.selection import action_plan, kept_ids, stored_episodes, telling
 from pipelines.tokenizers import check_offset
@@ -50,9 +52,8 @@ class BuildPlan:
     episodes: tuple[tuple[GroupPlan, tuple[EpisodePlan, ...]], ...]
     units: tuple[WorkUnit, ...]
     dropped: tuple[Outcome, ...]
-    lake_content: str
-    """Hash of the keys and row hashes of all episodes and latents that went in: equal content, equal hash, whatever its
-    history."""
+    hashes: Mapping[str, Sequence[str]]
+    """By episode id: the hashes of its row, its latents and its texts, as far as they go in."""
     latents: LatentChoice | None
     sources: Mapping[str, tuple[str, str, str]]
     """By episode id: location, key, licence."""
@@ -62,12 +63,41 @@ class BuildPlan:
     """``sources``, ``latents`` and ``texts`` of the manifest: what went in, as ``build_sources`` tells it."""
     notes: tuple[str, ...] = ()
     """What of the recipe does not do what it may be thought to do."""
+    unit_names: Sequence[str] = ()
+    """Of units that were built while latents were promised: what they would be called had these been there."""
+
+    @property
+    def lake_content(self) -> str:
+        """Hash of the keys and row hashes of all episodes, latents and texts that went in: equal content, equal hash, whatever
+        its history."""
+        return content_hash(self.hashes)
 
     def fingerprint(self, recipe: BuildRecipe, version: str) -> str:
         """Identity of the release: same recipe, lake content and version give the same bytes."""
-        return fingerprint(
-            "build-2", recipe.fingerprint, self.lake_content, version, [unit.unit_id for unit in self.units]
-        )
+        names = self.unit_names or [unit.unit_id for unit in self.units]
+        return fingerprint("build-2", recipe.fingerprint, self.lake_content, version, names)
+
+    def encoding(self, missing: Mapping[str, Sequence[ClipSource]]) -> "BuildPlan":
+        """The same with units that encode what of their episodes is ``missing``, by episode id."""
+        units = []
+        for unit in self.units:
+            plan = cast(UnitPlan, unit.payload[0])
+            works = [work for episode in plan.episodes for work in missing.get(episode.episode_id, ())]
+            units.append(replace(unit, payload=(plan, *works)))
+        return replace(self, units=tuple(units))
+
+    def settled(self, lake: Lake, recipe: BuildRecipe, version: str) -> "BuildPlan":
+        """The plan of the same build with latents that were promised and are in ``lake`` now: as if they had always been."""
+        names = row_hashes_of(lake, self.latents)
+        hashes = {key: tuple(names.get(one, one) for one in some) for key, some in self.hashes.items()}
+        units = [
+            unit
+            for group, episodes in self.episodes
+            for unit in plan_units(group, episodes, recipe, version, hashes, self.latents)
+        ]
+        told = latents_of(lake, self.latents, {one for some in hashes.values() for one in some})
+        inputs = {**self.inputs, "latents": told}
+        return replace(self, hashes=hashes, inputs=inputs, unit_names=[unit.unit_id for unit in units])
 
     def statistics_of(self, group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
         """Name -> JSON of every statistics file of ``group``. Raises RecipeError where a form does not suit the recipe."""
@@ -113,8 +143,10 @@ class BuildPlan:
         return sum(group.num_steps for group in self.groups)
 
 
-def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
+def plan_build(lake: Lake, recipe: BuildRecipe, version: str, promised: PromisedLatents | None = None) -> BuildPlan:
     """Reads the numbers of every kept episode that matches, and plans groups, indices, statistics and units.
+
+    Latents that are ``promised`` count as there; once they are, ``settled`` tells what was built.
 
     Raises LakeError where nothing matches, RecipeError where the recipe does not fit the data.
     """
@@ -122,7 +154,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         raise RecipeError("no format is named", hint=f"known: {', '.join(registry.names('formats'))}")
     check_offset(recipe.tokenizer)
     ids = kept_ids(lake, recipe.where)
-    latents, latent_hashes = choose_latents(lake, recipe, {episode_id for episode_id, _ in ids})
+    latents, latent_hashes = choose_latents(lake, recipe, {episode_id for episode_id, _ in ids}, promised)
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))
     members: dict[tuple[Any, ...], list[Member]] = {}
     gathered: dict[tuple[Any, ...], GroupGathering] = {}
@@ -199,9 +231,10 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
         examples.setdefault(key, episode)
         sources[episode.episode_id] = (episode.location, episode.source_key, episode.license)
     if bare:
-        raise no_latents(
-            f"{len({episode_id for episode_id, _ in bare})} episodes have none of view {bare[0][1]}", lake, recipe
-        )
+        lacking = len({episode_id for episode_id, _ in bare})
+        if promised is not None:
+            raise no_clips(f"{lacking} episodes have none of view {bare[0][1]}", lake)
+        raise no_latents(f"{lacking} episodes have none of view {bare[0][1]}", lake, recipe)
     if not members:
         why = dropped[0].message if dropped else "all their steps lie in gaps"
         raise LakeError(f"every matching episode was dropped: {why}", str(lake.root), _DROPPED, "empty")
@@ -228,20 +261,19 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str) -> BuildPlan:
     ]
     try_formats(units, recipe)
     used = {episode.episode_id for _, episodes in planned for episode in episodes}
-    content = content_hash({key: rows for key, rows in inputs.items() if key in used})
-    hashes = {row_hash for key in used for row_hash in inputs[key]}
+    hashes = {key: tuple(rows) for key, rows in inputs.items() if key in used}
     whole = BuildPlan(
         tuple(group for group, _ in planned),
         tuple(planned),
         tuple(units),
         tuple(dropped),
-        content,
+        hashes,
         latents,
         sources,
         statistics,
         {
             "sources": sources_of(lake, used),
-            "latents": latents_of(lake, latents, hashes),
+            "latents": latents_of(lake, latents, {one for some in hashes.values() for one in some}),
             "texts": texts_of(lake, recipe, text_rows),
         },
         tuple(notes),

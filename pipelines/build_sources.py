@@ -12,8 +12,8 @@ from typing import Any
 
 from pipelines.build_latents import choose_latents
 from pipelines.build_texts import BuildTexts, text_kinds
-from pipelines.build_unit import LatentChoice
 from pipelines.formats import EpisodePlan
+from pipelines.joined_latents import LatentChoice
 from pipelines.lake import Lake, quoted
 from pipelines.rows import StoredEpisode
 from pipelines.selection import stored_episodes
@@ -152,6 +152,19 @@ def sources_of(lake: Lake, episode_ids: Collection[str]) -> dict[str, Any]:
     return {name: one.told() for name, one in sorted(gathered.items())}
 
 
+def row_hashes_of(lake: Lake, choice: LatentChoice | None) -> dict[str, str]:
+    """Key -> row hash of all latents of a choice."""
+    if choice is None:
+        return {}
+    rows = lake.rows("latents", ["row_sha256"], _of(choice))
+    return {row["latent_id"]: row["row_sha256"] for row in rows}
+
+
+def _of(choice: LatentChoice) -> str:
+    encoder, views = choice
+    return f"encoder_fingerprint = {quoted(encoder)} and views_fingerprint = {quoted(views)}"
+
+
 def latents_of(lake: Lake, choice: LatentChoice | None, row_hashes: Collection[str]) -> dict[str, Any] | None:
     """Which encoder made the latents of a build, of which pictures, as JSON; None where there are none.
 
@@ -161,13 +174,12 @@ def latents_of(lake: Lake, choice: LatentChoice | None, row_hashes: Collection[s
     if choice is None:
         return None
     encoder, views = choice
-    condition = f"encoder_fingerprint = {quoted(encoder)} and views_fingerprint = {quoted(views)}"
     wanted = set(row_hashes)
     once: dict[str, set[Any]] = {name: set() for name in _ONCE}
     rates: set[str] = set()
     dtypes: set[str] = set()
     slots: dict[str, dict[str, Any]] = {}
-    for row in lake.rows("latents", _LATENT_COLUMNS, condition):
+    for row in lake.rows("latents", _LATENT_COLUMNS, _of(choice)):
         if row["row_sha256"] not in wanted:
             continue
         frames, channels, height, width = row["shape"]

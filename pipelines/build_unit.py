@@ -2,9 +2,11 @@
 written from that, every step's lineage kept.
 """
 
+import collections
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -17,54 +19,65 @@ from pipelines import registry
 from pipelines.action_chunks import ActionChunks, ChunkLayout
 from pipelines.action_plan import ActionPlan
 from pipelines.build_texts import BuildTexts, text_kinds
+from pipelines.clip_encoder import ClipEncoder
+from pipelines.clip_reader import ClipPixels
+from pipelines.clips import ClipSource
 from pipelines.formats import BuiltEpisode, EpisodePlan, Format, GroupPlan, PictureWriter, UnitPlan, sized
-from pipelines.lake import Lake, quoted
+from pipelines.joined_latents import JoinedLatents, LatentChoice
+from pipelines.lake import Lake
 from pipelines.numbers import EpisodeNumbers, Origin, numbers_of
 from pipelines.release import LINEAGE, UnitFolder
-from pipelines.resample import nominal_period_ns
-from pipelines.rows import StoredEpisode
+from pipelines.rows import Row, StoredEpisode
+from pipelines.staged_rows import staged_rows
 from pipelines.stats import normalize
 from pipelines.storage import writing
 from pipelines.tokenizers import Tokenizer
 from pipelines.unit_pictures import Target, UnitPictures
 from pipelines.views import shown_views
 from pipelines.windows import Windows, plan_windows
-from schemas.episode import Calibration, EncodedView
-from schemas.errors import LakeError
-from schemas.fingerprint import array_sha256
-from schemas.latent import ClipPlan, LatentClip, hertz_of, is_same_rate
-from schemas.recipes import BuildRecipe, ViewsRecipe
-from schemas.time import NANOSECONDS, rate_text
+from schemas.episode import Calibration
+from schemas.errors import LakeError, WamloomError
+from schemas.recipes import BuildRecipe, EncodeRecipe
+from schemas.tables import LATENTS
 from schemas.work import Outcome, UnitResult, WorkUnit
 
-LatentChoice = tuple[str, str]
-"""(encoder fingerprint, views fingerprint) of the latents that a build joins."""
+STAGED_LATENTS = "latents"
+"""Folder of a build's staging with what has yet to come into the lake."""
 
 
-def latent_rate(recipe: BuildRecipe) -> str:
-    """The rate of the latents that a build joins, as the lake tells it."""
-    return recipe.latent_rate or ("native" if recipe.rate is None else rate_text(recipe.rate))
+def works_of(unit: WorkUnit) -> dict[str, list[ClipSource]]:
+    """By episode id: what a unit of a build encodes besides."""
+    works: dict[str, list[ClipSource]] = {}
+    for work in cast(tuple[ClipSource, ...], unit.payload[1:]):
+        works.setdefault(work.episode_id, []).append(work)
+    return works
 
 
-def camera_hz(found: Mapping[str, EncodedView], name: str, views: ViewsRecipe) -> float:
-    """Frames a second of a view, or of the first view of a canvas; 0 where they are not known."""
-    view = found.get(shown_views(views, found).sources.get(name, name))
-    period = nominal_period_ns(view.times_ns) if view is not None else 0
-    return NANOSECONDS / period if period else 0.0
+def staged_latents(staging: Path, unit_id: str) -> Path:
+    """Where a unit leaves the latents that it made, for the lake."""
+    return staging / STAGED_LATENTS / f"{unit_id}.arrow"
 
 
 class BuildWorker:
     """Writes the files of a unit in every format, from one decode of every view."""
 
     def __init__(
-        self, lake: str, versions: Mapping[str, int], staging: str, recipe: BuildRecipe, latents: LatentChoice | None
+        self,
+        lake: str,
+        versions: Mapping[str, int],
+        staging: str,
+        recipe: BuildRecipe,
+        latents: LatentChoice | None,
+        encode: EncodeRecipe | None = None,
     ) -> None:
+        """``latents`` are joined. Those that a unit names besides its plan are made by ``encode`` and staged for the lake."""
         self._lake = Lake.open(lake, dict(versions))
         self._staging = Path(staging)
         self._recipe = recipe
-        self._latents = latents
+        self._joined = JoinedLatents(self._lake, recipe, latents)
+        self._encoder = None if encode is None else ClipEncoder(encode)
         self._formats = {name: cast(Format, registry.load("formats", name).FORMAT) for name in recipe.formats}
-        self._pictures = UnitPictures(self._lake, recipe)
+        self._pictures = UnitPictures(self._lake, recipe, encode)
         self._texts = {name: BuildTexts(self._lake, kind) for name, kind in text_kinds(recipe).items()}
 
     def __call__(self, unit: WorkUnit) -> UnitResult:
@@ -95,19 +108,30 @@ class BuildWorker:
             for name, writer in writers.items()
             if isinstance(writer, PictureWriter)
         ]
-        lineage: list[pa.Table] = []
         read = [self._read(episode) for episode in plan.episodes]
         misfits = self._pictures.misfits([(stored, numbers.frames) for stored, numbers in read], targets)
         copied = frozenset(kind for kind, misfit in misfits.items() if not misfit)
-        for episode, (stored, numbers) in zip(plan.episodes, read, strict=True):
-            built = self._built(plan, episode, stored, numbers)
-            for name, writer in writers.items():
-                own = self._texts.get(name)
-                writer.begin(built if own is None else replace(built, embeddings=own.embeddings_of(stored, episode)))
-            self._pictures.push((stored, numbers.frames), numbers.num_steps, targets, copied)
-            for writer in writers.values():
-                writer.end()
-            lineage.append(_lineage_table(plan.group.name, built, numbers, self._recipe))
+        lineage: list[pa.Table] = []
+        works, shared = works_of(unit), self._pictures.shared_clips
+        staging: Any = nullcontext()
+        if self._encoder is not None:
+            self._encoder.check(work for some in works.values() for work in some)
+            staging = staged_rows(staged_latents(self._staging, unit.unit_id), LATENTS)
+        with staging as staged:
+            for episode, (stored, numbers) in zip(plan.episodes, read, strict=True):
+                built = self._built(plan, episode, stored, numbers)
+                for name, writer in writers.items():
+                    own = self._texts.get(name)
+                    writer.begin(
+                        built if own is None else replace(built, embeddings=own.embeddings_of(stored, episode))
+                    )
+                shown = (stored, numbers.frames)
+                clips = works.get(episode.episode_id, ())
+                pictures = self._pictures.pass_by(shown, numbers.num_steps, targets, copied, clips)
+                built.latents.update(self._joined.of(stored, self._rows(pictures, staged)))
+                for writer in writers.values():
+                    writer.end()
+                lineage.append(_lineage_table(plan.group.name, built, numbers, self._recipe))
         facts = {name: writer.close() for name, writer in writers.items()}
         path = corner.folder / LINEAGE / plan.group.name / f"{plan.file_index:05d}.parquet"
         path.parent.mkdir(parents=True)
@@ -115,7 +139,29 @@ class BuildWorker:
         files = corner.finish(facts, [(view, misfit) for (view, _, _), misfit in misfits.items()])
         outcomes = tuple(Outcome(e.episode_id, "kept", content_id=e.episode_id) for e in plan.episodes)
         steps = float(sum(e.num_steps for e in plan.episodes))
-        return UnitResult(unit.unit_id, outcomes, files, (("frames", steps * len(plan.group.views)), ("steps", steps)))
+        told = {
+            "frames": steps * len(plan.group.views),
+            "steps": steps,
+            "shared_clips": float(self._pictures.shared_clips - shared),
+        }
+        return UnitResult(unit.unit_id, outcomes, files, tuple(told.items()))
+
+    def _rows(self, clips: Iterator[ClipPixels], staged: pa.ipc.RecordBatchFileWriter | None) -> list[Row]:
+        """Lets the pictures pass that ``clips`` are made of, and gives the rows of their latents, which it stages.
+
+        Raises what a clip that cannot be read or encoded has instead.
+        """
+        if self._encoder is None or staged is None:
+            collections.deque(clips, maxlen=0)  # none, but pictures pass on the way
+            return []
+        rows: list[Row] = []
+        with closing(self._encoder.encoded(clips)) as encoded:
+            for _, row in encoded:
+                if isinstance(row, WamloomError):
+                    raise row
+                staged.write_batch(row)
+                rows += row.to_pylist()
+        return rows
 
     def _read(self, plan: EpisodePlan) -> tuple[StoredEpisode, EpisodeNumbers]:
         stored = self._lake.episode(plan.episode_id)
@@ -153,7 +199,7 @@ class BuildWorker:
             sample_steps=windows.starts,
             chunk_stops=windows.chunk_stops,
             selected=windows.selected if self._recipe.segments.is_set else None,
-            latents=self._read_latents(stored) if self._latents else {},
+            latents={},  # joined once its pictures have passed, which some are made of
             embeddings=self._texts[""].embeddings_of(stored, plan) if self._texts else {},
             calibrations=self._calibrations(unit.group, stored),
             location=stored.location,
@@ -178,61 +224,6 @@ class BuildWorker:
                 reason="damaged",
             )
         return _ReleasedChunks(ActionChunks.of(plan, numbers, windows, self._recipe.horizon), group.chunk, self._recipe)
-
-    def _read_latents(self, stored: StoredEpisode) -> dict[str, list[LatentClip]]:
-        encoder, views = cast(LatentChoice, self._latents)
-        wanted = latent_rate(self._recipe)
-        rows = self._lake.rows(
-            "latents",
-            [
-                "slot",
-                "rate",
-                "frame_ids",
-                "times_ns",
-                "dtype",
-                "shape",
-                "data",
-                "data_sha256",
-                "temporal_stride",
-                "leading_frames",
-            ],
-            f"episode_id = {quoted(stored.episode_id)} and encoder_fingerprint = {quoted(encoder)} "
-            f"and views_fingerprint = {quoted(views)}",
-        )
-        clips: dict[str, list[LatentClip]] = {}
-        names = shown_views(self._recipe.views, stored.views).sources
-        for row in sorted(rows, key=lambda row: (row["slot"], row["times_ns"][0], len(row["times_ns"]))):
-            hertz = camera_hz(stored.views, row["slot"], self._recipe.views)
-            if row["slot"] not in names or not is_same_rate(row["rate"], wanted, hertz):
-                continue
-            values = np.frombuffer(row["data"], dtype=np.dtype(row["dtype"])).reshape(row["shape"])
-            if array_sha256(values) != row["data_sha256"]:
-                raise LakeError(
-                    "the latents are damaged: their hash is another",
-                    f"latent {row['latent_id'][:12]} of episode {stored.episode_id[:12]}",
-                    "restore the lake from a copy, or encode into a new lake",
-                    "hash_mismatch",
-                )
-            plan = ClipPlan(
-                stored.episode_id,
-                row["slot"],
-                views,
-                encoder,
-                tuple(row["frame_ids"]),
-                tuple(row["times_ns"]),
-                self._recipe.rate,
-            )
-            clips.setdefault(self._recipe.names.view(row["slot"]), []).append(
-                LatentClip(
-                    plan,
-                    values,
-                    row["temporal_stride"],
-                    row["leading_frames"],
-                    row["latent_id"],
-                    round(NANOSECONDS / rate) if (rate := hertz_of(row["rate"], hertz)) else 0,
-                )
-            )
-        return clips
 
 
 @dataclass(frozen=True, slots=True)

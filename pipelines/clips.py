@@ -18,6 +18,8 @@ from schemas.latent import ClipPlan
 from schemas.recipes import ClipRecipe, EncodeRecipe
 from schemas.time import TimeGrid, parse_rate
 
+EPISODE_COLUMNS = ["outcome", "views", "duration_ns", "control_rate", "num_steps", "dataset", "segments", "card_json"]
+"""Of a row of the lake: what ``episode_clips`` takes."""
 MAX_PLANNED_FRAMES = 20_000_000
 """Of one view: clips that overlap at every phase could name more than memory holds, before any is decoded."""
 

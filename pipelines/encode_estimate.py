@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipelines.clip_encoder import shape_of
 from pipelines.clips import ClipSource
-from pipelines.encode_unit import EncodeWorker, shape_of, works_of
+from pipelines.encode_unit import EncodeWorker, works_of
 from pipelines.encoders import Encoder
 from pipelines.lake import Lake
 from pipelines.staged_rows import commit_staged

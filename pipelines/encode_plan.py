@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from pipelines.clips import ClipSource, EncoderShape, clip_bytes, episode_clips
-from pipelines.encode_unit import shape_of
+from pipelines.clip_encoder import shape_of
+from pipelines.clips import EPISODE_COLUMNS, ClipSource, EncoderShape, clip_bytes, episode_clips
 from pipelines.encoders import Encoder
 from pipelines.lake import Lake
 from pipelines.selection import kept_rows
@@ -18,8 +18,6 @@ from schemas.errors import LakeError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import EncodeRecipe
 from schemas.work import WorkUnit
-
-_COLUMNS = ["outcome", "views", "duration_ns", "control_rate", "num_steps", "dataset", "segments", "card_json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,7 @@ def plan_encode(lake: Lake, recipe: EncodeRecipe, encoder: Encoder, where: str =
     Raises LakeError where no kept episode matches or no clip can be cut, RecipeError where a view's size does not fit the
     encoder or a clip would not fit into memory.
     """
-    rows = kept_rows(lake, where, _COLUMNS)
+    rows = kept_rows(lake, where, EPISODE_COLUMNS)
     shape, views = shape_of(encoder), views_fingerprint(recipe.views)
     cached_ids = {
         row["latent_id"]

@@ -138,12 +138,13 @@ def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
 
 
 @contextmanager
-def open_staging(release: Path, build_fingerprint: str) -> Iterator[Staging]:
-    """The working folder of a build, held by this process alone.
+def open_staging(release: Path, build_fingerprint: str, known_as: str = "") -> Iterator[Staging]:
+    """The working folder of a build, held by this process alone. ``known_as`` is what it is taken up again by, where that is not
+    the fingerprint of the release.
 
     Raises AlreadyPublished where this very release is there, ReleaseMismatch where another one or other things are.
     """
-    staging = Staging(release, build_fingerprint)
+    staging = Staging(release, known_as or build_fingerprint)
     try:
         check_target(release, build_fingerprint)
     except AlreadyPublished:

@@ -1,26 +1,45 @@
-"""Rows that workers staged as Arrow files go into a table of the lake, and the account of a run has to close."""
+"""Rows that workers stage as Arrow files go into a table of the lake, and the account of a run has to close."""
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 
 from pipelines.lake import Lake
+from pipelines.storage import fsync_file, fsync_folder
 from schemas.errors import LakeError
 from schemas.work import FileRecord, Outcome
+
+
+@contextmanager
+def staged_rows(path: Path, schema: pa.Schema) -> Iterator[pa.ipc.RecordBatchFileWriter]:
+    """Takes the rows of a file that is ``path`` once they are all there, and durable; of none where that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+        yield writer
+    fsync_file(partial)
+    partial.replace(path)
+    fsync_folder(path.parent)
 
 
 def commit_staged(lake: Lake, table: str, staging: Path, files: Sequence[FileRecord]) -> None:
     """Puts the rows of the staged ``files`` into ``table``; after this returns, they survive anything."""
     for record in files:
-        path = staging / record.path
-        with pa.memory_map(str(path)) as file:
-            rows = pa.ipc.open_file(file).read_all()
-        if rows.num_rows:
-            lake.insert(table, rows)
-        path.unlink()
+        commit_file(lake, table, staging / record.path)
+
+
+def commit_file(lake: Lake, table: str, path: Path) -> int:
+    """The same of one file; returns how many of its rows were not there yet."""
+    with pa.memory_map(str(path)) as file:
+        rows = pa.ipc.open_file(file).read_all()
+    new = lake.insert(table, rows) if rows.num_rows else 0
+    path.unlink()
+    return new
 
 
 @dataclass(slots=True)

@@ -4,7 +4,6 @@
 ``TextCommitter`` puts staged rows into the lake.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ from pipelines.lake import Lake, quoted
 from pipelines.prompts import EPISODE_FIELDS, fields_of, prompts_of, template_of
 from pipelines.rows import Row
 from pipelines.selection import kept_rows
-from pipelines.staged_rows import Account, commit_staged
-from pipelines.storage import file_record, fsync_file, fsync_folder, writing
+from pipelines.staged_rows import Account, commit_staged, staged_rows
+from pipelines.storage import file_record, writing
 from pipelines.text_encoders import TextEncoder
 from pipelines.text_rows import EMPTY, text_batch, text_id
 from schemas.embodiment import Embodiment
@@ -148,15 +147,10 @@ class TextWorker:
             return self._write(unit, path)
 
     def _write(self, unit: WorkUnit, path: Path) -> UnitResult:
-        self._staging.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
         outcomes: list[Outcome] = []
-        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, TEXTS) as writer:
+        with staged_rows(path, TEXTS) as writer:
             for prompts in self._slices(cast(tuple[str, ...], unit.payload)):
                 outcomes += self._encode(prompts, writer)
-        fsync_file(partial)
-        partial.replace(path)
-        fsync_folder(self._staging)
         kept = sum(outcome.kind == "kept" for outcome in outcomes)
         return UnitResult(unit.unit_id, tuple(outcomes), (file_record(path, self._staging, kept),))
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from jobs import build, encode, ingest
+from jobs.cli import main
 from jobs.execute import Executor
 from jobs.options import Answer, BuildOptions, EncodeOptions, IngestOptions
 from pipelines import registry
@@ -40,9 +42,11 @@ def run_encode(lake: Path, recipe: EncodeRecipe, where: str = "") -> Answer:
     return encode.run(EncodeOptions(str(lake), recipe, where, False, "inline"))
 
 
-def run_build(lake: Path, out: Path, recipe: BuildRecipe, executor: Executor | None = None) -> Answer:
+def run_build(
+    lake: Path, out: Path, recipe: BuildRecipe, executor: Executor | None = None, encode: EncodeRecipe | None = None
+) -> Answer:
     chosen: Any = executor or "inline"
-    return build.run(BuildOptions(str(lake), str(out), recipe, False, chosen))
+    return build.run(BuildOptions(str(lake), str(out), recipe, False, chosen, encode))
 
 
 def read_json(path: Path) -> Any:
@@ -120,3 +124,13 @@ def write_short(
     folder.mkdir(parents=True)
     registry.load("layouts", layout).write(episodes, folder)
     return out
+
+
+def build_as_told(recipe: str, lake: Path, out: Path, weights: Path, *more: str) -> None:
+    """Runs the `wamloom build` command that the head of a trainer's recipe tells, with its places filled in."""
+    path = Path(__file__).parents[1] / "jobs" / "recipes" / recipe
+    head = path.read_text().partition("wamloom build")[2].partition("#\n")[0].replace("#", "").replace("\\\n", " ")
+    places = {"LAKE": str(lake), "RELEASE": str(out), "FOLDER": str(weights), recipe: str(path)}
+    told = [places.get(word, word) for word in shlex.split(head)]
+    assert {str(lake), str(out), str(weights), str(path)} < set(told)
+    assert main(["build", *told, *more, "--executor", "inline"]) == 0

@@ -13,7 +13,7 @@ from jobs.cli import main
 from jobs.options import IngestOptions
 from pipelines import registry
 from pipelines.barcode import read
-from pipelines.encode_unit import load_encoder
+from pipelines.clip_encoder import load_encoder
 from pipelines.lake import Lake
 from pipelines.layouts.droid_raw import _SERIALS
 from pipelines.simulate import ROBOTS, simulate

@@ -15,9 +15,8 @@ import pytest
 from jobs.cli import main
 from pipelines.ahead import ahead
 from pipelines.barcode import read
-from pipelines.clips import episode_clips
-from pipelines.encode_plan import _COLUMNS
-from pipelines.encode_unit import load_encoder, shape_of
+from pipelines.clip_encoder import load_encoder, shape_of
+from pipelines.clips import EPISODE_COLUMNS, episode_clips
 from pipelines.encoders import wavelet
 from pipelines.lake import Lake
 from pipelines.latent_check import check_latents
@@ -287,7 +286,7 @@ def test_who_stops_early_waits_for_the_item_under_way_and_no_more() -> None:
 )
 def test_frames_in_no_clip_are_counted_once(lake: Path, phases: tuple[int, ...], stride: int, left: int) -> None:
     """26 frames; a clip takes 1 + 4k of them, or of every third."""
-    rows = Lake.open(str(lake)).rows("episodes", _COLUMNS)
+    rows = Lake.open(str(lake)).rows("episodes", EPISODE_COLUMNS)
     recipe = EncodeRecipe(views=PRIMARY, frame_stride=stride, clip=ClipRecipe(phases=phases))
     assert episode_clips(rows[0], recipe, shape_of(load_encoder(recipe))).left == left
 

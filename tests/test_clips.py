@@ -13,7 +13,7 @@ from jobs.options import EncodeOptions, StatusOptions
 from jobs.status import run as run_status
 from pipelines.barcode import read
 from pipelines.cards import canvas_names
-from pipelines.encode_unit import load_encoder
+from pipelines.clip_encoder import load_encoder
 from pipelines.encoders import wavelet
 from pipelines.frame_encoder import FrameEncoder
 from pipelines.lake import Lake

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from pipelines import encode_estimate
+from pipelines.clip_encoder import load_encoder
 from pipelines.encode_estimate import measure
 from pipelines.encode_plan import plan_encode
-from pipelines.encode_unit import load_encoder
 from pipelines.encoders import wavelet
 from pipelines.lake import Lake
 from schemas.recipes import ClipRecipe, EncodeRecipe, ViewsRecipe

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.clip_encoder import load_encoder
 from pipelines.encode_plan import plan_encode
-from pipelines.encode_unit import EncodeWorker, load_encoder
+from pipelines.encode_unit import EncodeWorker
 from pipelines.lake import Lake
 from schemas.errors import FingerprintMismatch
 from schemas.recipes import ClipRecipe, EncodeRecipe, ViewsRecipe

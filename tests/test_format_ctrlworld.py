@@ -23,10 +23,10 @@ from pipelines.video_writer import VideoWriter
 from schemas.embodiment import Channel
 from schemas.errors import RecipeError, ReleaseError
 from schemas.latent import ClipPlan, LatentClip
-from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, VideoRecipe, ViewsRecipe, load_recipe
+from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, VideoRecipe, ViewsRecipe
 from schemas.release_choices import CtrlWorldRecipe, SplitRecipe
 from tests import tiny_models
-from tests.chain import movie, read_json, run_build, run_encode, run_ingest
+from tests.chain import build_as_told, movie, read_json, run_build, run_encode, run_ingest
 from tests.clips import encode, pictures
 from tests.droid_tree import EXT1, EXT2, STEP_START, WRIST, columns, metadata, write_recording
 from tests.fake_build import FakeBuild, frame_number, make_build, needs_of, write_build
@@ -362,15 +362,9 @@ def test_recordings_of_15_hz_make_data_of_5_hz_also_where_a_camera_was_late_or_s
     write_recording(tmp_path / "droid", arrays=told, facts=metadata(trajectory_length=31), videos=videos)
     lake = tmp_path / "lake"
     assert run_ingest([tmp_path / "droid"], lake).values["kept"] == 1
-    text = (Path(__file__).parents[1] / "jobs/recipes/ctrlworld.toml").read_text()
-    shipped = load_recipe(BuildRecipe, text, "ctrlworld.toml")
-    small = shipped.views.model_copy(update={"height_px": 96, "width_px": 160})
     weights = tiny_models.make("svd", tmp_path / "svd")
-    encoding = EncodeRecipe(
-        encoder="svd", weights=str(weights), views=small, rate=15, frame_stride=3, clip=ClipRecipe(kind="frames")
-    )
-    assert run_encode(lake, encoding).exit_code == 0
-    run_build(lake, tmp_path / "release", shipped.model_copy(update={"views": small}))
+    small = ["--set", "views.height_px=96", "--set", "views.width_px=160"]
+    build_as_told("ctrlworld.toml", lake, tmp_path / "release", weights, *small)
     (folder,) = (tmp_path / "release" / "ctrlworld").iterdir()
     (label,) = labels(folder).values()
     assert (label["raw_length"], label["video_length"]) == (30, 10)  # the rows are 66.5 ms apart: 2 s hold 30 instants

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.cli import main
-from pipelines.encode_unit import load_encoder
+from pipelines.clip_encoder import load_encoder
 from pipelines.encoders import wavelet
 from pipelines.lake import Lake
 from pipelines.latent_check import ClipCheck, _wrong, best_lag, check_latents

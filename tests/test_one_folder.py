@@ -13,13 +13,13 @@ from jobs import texts
 from jobs.options import TextsOptions
 from pipelines.lake import Lake
 from pipelines.text_rows import embedding_of
-from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, ViewsRecipe, load_recipe
+from schemas.recipes import ViewsRecipe
 from schemas.text_recipe import TextRecipe
 from tests import text_models, tiny_models
-from tests.chain import read_json, run_build, run_encode, run_ingest
+from tests.chain import build_as_told, read_json, run_ingest
 from tests.real import real_data
 from tests.test_format_lingbot import read_sample
-from tests.test_format_texts import RECIPES, SENTENCE, fastwam_context
+from tests.test_format_texts import SENTENCE, fastwam_context
 from tests.test_trainer_recipes import make_droid_lake, vector
 
 SIZE = {"height_px": 32, "width_px": 64}
@@ -33,7 +33,7 @@ CAMERAS = tuple(f"observation.images.{name}_left" for name in ("exterior_image_1
 
 @pytest.fixture(scope="module", params=["made", "real"])
 def lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Lake:
-    """Recordings of DROID with what the head of the recipe makes before, by tiny models."""
+    """Recordings of DROID and the prompts that the head of the recipe tells to encode, by tiny models."""
     root = tmp_path_factory.mktemp(request.param)
     if request.param == "made":
         make_droid_lake(root)
@@ -45,20 +45,16 @@ def lake(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         prompts: dict[str, Any] = {"options": {"length": length}, "dtype": "bfloat16", **choices}
         recipe = TextRecipe(encoder="umt5", weights=str(root / "umt5"), **prompts)
         assert texts.run(TextsOptions(str(root / "lake"), recipe, "", False, "inline")).exit_code == 0
-    clip = ClipRecipe(bounds=("language",))
-    latents = EncodeRecipe(
-        encoder="wan22", weights=str(root / "wan22"), views=VIEWS, rate=15, frame_stride=3, clip=clip
-    )
-    assert run_encode(root / "lake", latents, WHERE).exit_code == 0
     return Lake.open(root / "lake")
 
 
 @pytest.fixture(scope="module")
 def folder(lake: Lake, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = RECIPES / "one_folder.toml"
-    changes = {"where": WHERE, "views": SIZE, "sizes": {"lerobot_v21": {"height_px": 36, "width_px": 64}}}
     release = tmp_path_factory.mktemp("release") / "out"
-    run_build(lake.root, release, load_recipe(BuildRecipe, path.read_text(), str(path), changes))
+    sizes = {"views": SIZE, "sizes.lerobot_v21": {"height_px": 36, "width_px": 64}}
+    changes = [f"{place}.{key}={value}" for place, size in sizes.items() for key, value in size.items()]
+    more = [word for change in changes for word in ("--set", change)]
+    build_as_told("one_folder.toml", lake.root, release, lake.root.parent / "wan22", "--where", WHERE, *more)
     (found,) = (release / "lerobot_v21").iterdir()
     return found
 

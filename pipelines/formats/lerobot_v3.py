@@ -87,10 +87,6 @@ class _LeRobotUnit:
         self._progress.begin(episode)
         self._levels.begin()
         self._data.write_table(self._table.table(episode))
-        for slot, clips in sorted(episode.latents.items()):
-            for number, clip in enumerate(clips):
-                name = f"latents/{slot}/episode_{episode.plan.episode_index:06d}_{number:03d}.safetensors"
-                write_durably(self._folder / name, _latent_bytes(clip))
 
     def frames(self, slot: str, first_step: int, frames: np.ndarray) -> None:
         self._progress.frames(slot, first_step, frames)
@@ -106,6 +102,10 @@ class _LeRobotUnit:
     def end(self) -> None:
         episode = self._progress.episode
         self._progress.end()
+        for slot, clips in sorted(episode.latents.items()):
+            for number, clip in enumerate(clips):
+                name = f"latents/{slot}/episode_{episode.plan.episode_index:06d}_{number:03d}.safetensors"
+                write_durably(self._folder / name, _latent_bytes(clip))
         self._rows.append(self._episode_row(episode))
         self._first_frame += episode.plan.num_steps
 

@@ -1,0 +1,299 @@
+"""A build that encodes on the way gives what encoding first and building then gives: the release, and the rows of the lake."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import build, cli
+from jobs.execute import Executor
+from jobs.options import Answer, BuildOptions
+from pipelines import made_latents
+from pipelines.joined_latents import sampling_of
+from pipelines.lake import Lake
+from pipelines.video import VideoTools
+from schemas.errors import LakeError, RecipeError, ReleaseMismatch
+from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, VideoRecipe, ViewsRecipe
+from schemas.release_choices import SplitRecipe
+from tests.chain import run_build, run_encode, run_ingest, write_short
+from tests.fake_build import tree_bytes
+from tests.quad_lake import quad_lake
+from tests.test_release_bytes import Backwards, BrokenOff, OnRay
+
+Copy = Callable[[], Path]
+SMALL = ViewsRecipe(height_px=48, width_px=64)
+CLIPS = EncodeRecipe(views=SMALL, clip=ClipRecipe(kind="fixed", num_frames=5, stride=3, phases=(0, 1)), batch_clips=2)
+RECIPE = BuildRecipe(
+    formats=("lerobot_v3", "webdataset", "lerobot_v21"),
+    content="both",
+    encoder="wavelet",
+    views=SMALL,
+    horizon=4,
+    unit_frames=18,
+    tokenizer=None,
+    split=SplitRecipe(val_fraction=0.3),
+)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four episodes of the gantry, and one of the arm, with two cameras."""
+    folder = tmp_path_factory.mktemp("recordings")
+    write_short(folder, lengths=(12, 9, 7, 16))
+    write_short(folder, lengths=(8,), robot=0)
+    root = tmp_path_factory.mktemp("lake") / "lake"
+    assert run_ingest([folder], root).values["kept"] == 5
+    return root
+
+
+@pytest.fixture(scope="module")
+def quad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An episode of four cameras, of the size that is asked for: they can be copied."""
+    return quad_lake(tmp_path_factory.mktemp("quad"))
+
+
+@pytest.fixture
+def fresh(source: Path, tmp_path: Path) -> Copy:
+    """Copies of the lake without latents."""
+    return lambda: copied(source, tmp_path)
+
+
+def copied(source: Path, folder: Path) -> Path:
+    number = len(list(folder.glob("lake*")))
+    return Path(shutil.copytree(source, folder / f"lake{number}"))
+
+
+def rows_of(lake: Path) -> list[dict[str, Any]]:
+    rows = Lake.open(lake).table("latents").to_table().to_pylist()
+    return sorted(rows, key=lambda row: str(row["latent_id"]))
+
+
+def both_ways(first: Path, second: Path, recipe: BuildRecipe, encode: EncodeRecipe, out: Path) -> Answer:
+    """Builds in two steps and in one, and compares; returns the answer of the latter."""
+    run_encode(first, encode, recipe.where)
+    run_build(first, out / "two", recipe)
+    answer = run_build(second, out / "one", recipe, encode=encode)
+    assert tree_bytes(out / "one") == tree_bytes(out / "two")
+    assert rows_of(second) == rows_of(first)
+    assert answer.values["encoded_clips"] == len(rows_of(first)) > 0
+    assert not answer.values["already"]
+    assert not list(out.glob("*.staging*"))
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("changes", "encode"),
+    [
+        ({}, {}),
+        ({"views": ViewsRecipe(height_px=32, width_px=32), "formats": ("parquet",)}, {}),
+        ({"views": ViewsRecipe(), "video": VideoRecipe(reuse=False)}, {}),
+        ({"rate": "10", "where": "num_steps > 9"}, {"rate": "10"}),
+        ({"formats": ("parquet",)}, {"clip": ClipRecipe(kind="frames")}),
+        ({"names": {"primary": "exterior"}, "where": "embodiment = 'sample_gantry'"}, {}),
+    ],
+    ids=["as pictures", "other size", "source size", "on a grid", "frame by frame", "other names"],
+)
+def test_clips_of_frames_that_steps_show_share_their_decode(
+    fresh: Copy, tmp_path: Path, changes: dict[str, Any], encode: dict[str, Any]
+) -> None:
+    recipe = RECIPE.model_copy(update=changes) if "names" not in changes else renamed(changes)
+    answer = both_ways(
+        fresh(), fresh(), BuildRecipe.model_validate(recipe.model_dump()), with_(CLIPS, encode), tmp_path
+    )
+    assert answer.values["shared_clips"] == answer.values["encoded_clips"]
+
+
+def renamed(changes: dict[str, Any]) -> BuildRecipe:
+    names = RECIPE.names.model_copy(update={"views": changes["names"]})
+    return RECIPE.model_copy(update={"names": names, "where": changes["where"]})
+
+
+def with_(recipe: EncodeRecipe, changes: dict[str, Any]) -> EncodeRecipe:
+    return EncodeRecipe.model_validate({**recipe.model_dump(), **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "encode"),
+    [
+        ({}, {"views": ViewsRecipe(height_px=48, width_px=64, fit="stretch")}),
+        ({"rate": "5", "latent_rate": "native", "where": "num_steps > 9"}, {}),
+    ],
+    ids=["fitted otherwise", "cameras faster than steps"],
+)
+def test_other_clips_are_decoded_for_themselves(
+    fresh: Copy, tmp_path: Path, changes: dict[str, Any], encode: dict[str, Any]
+) -> None:
+    recipe = BuildRecipe.model_validate({**RECIPE.model_dump(), **changes})
+    answer = both_ways(fresh(), fresh(), recipe, with_(CLIPS, encode), tmp_path)
+    assert answer.values["shared_clips"] == 0
+
+
+@pytest.mark.parametrize(("canvas", "is_shared"), [("grid_2x2", True), ("lingbot_t", False)])
+def test_canvases(quad: Path, tmp_path: Path, canvas: str, is_shared: bool) -> None:
+    """Those that are joined as latents have tiles that no step shows."""
+    height, width = {"grid_2x2": (192, 256), "lingbot_t": (288, 256)}[canvas]
+    views = ViewsRecipe(canvas=canvas, height_px=height, width_px=width)
+    recipe = RECIPE.model_copy(update={"views": views, "formats": ("lerobot_v3",)})
+    answer = both_ways(
+        copied(quad, tmp_path), copied(quad, tmp_path), recipe, CLIPS.model_copy(update={"views": views}), tmp_path
+    )
+    assert answer.values["shared_clips"] == (answer.values["encoded_clips"] if is_shared else 0)
+
+
+def test_frames_that_are_copied_are_decoded_for_their_clips_alone(quad: Path, tmp_path: Path) -> None:
+    views = ViewsRecipe(slots=("primary", "wrist_left"))
+    encode = CLIPS.model_copy(update={"views": views})
+    alone = RECIPE.model_copy(update={"views": views, "formats": ("lerobot_v3",)})
+    answer = both_ways(copied(quad, tmp_path), copied(quad, tmp_path), alone, encode, tmp_path / "alone")
+    assert answer.values["copied_frames"] > 0
+    assert answer.values["shared_clips"] == 0
+    beside = alone.model_copy(update={"formats": ("lerobot_v3", "webdataset")})
+    answer = both_ways(copied(quad, tmp_path), copied(quad, tmp_path), beside, encode, tmp_path / "beside")
+    assert answer.values["copied_frames"] > 0
+    assert answer.values["shared_clips"] == answer.values["encoded_clips"]
+
+
+def test_each_view_is_decoded_once(fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decodes: list[str] = []
+    whole = VideoTools.decode_sizes
+
+    def counting(self: VideoTools, view: Any, where: str, *rest: Any) -> Any:
+        decodes.append(where)
+        return whole(self, view, where, *rest)
+
+    lake = fresh()
+    monkeypatch.setattr(VideoTools, "decode_sizes", counting)
+    run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    assert sorted(decodes) == sorted(set(decodes))
+    assert len(decodes) == 4 + 2
+
+
+def test_only_what_the_lake_lacks_is_encoded(fresh: Copy, tmp_path: Path) -> None:
+    lake, other = fresh(), fresh()
+    run_encode(lake, CLIPS, "embodiment = 'sample_arm'")
+    there = len(rows_of(lake))
+    answer = run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    assert 0 < answer.values["encoded_clips"] == len(rows_of(lake)) - there
+    run_encode(other, CLIPS)
+    run_build(other, tmp_path / "other", RECIPE)
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+
+
+def test_the_same_again_is_there_already_and_another_is_refused(fresh: Copy, tmp_path: Path) -> None:
+    lake = fresh()
+    run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    for encode in (CLIPS, None):
+        assert run_build(lake, tmp_path / "out", RECIPE, encode=encode).values["already"]
+    others = with_(CLIPS, {"clip": ClipRecipe(kind="fixed", num_frames=5, stride=2)})
+    with pytest.raises(ReleaseMismatch):
+        run_build(lake, tmp_path / "out", RECIPE, encode=others)
+    assert tree_bytes(tmp_path / "out")
+
+
+def test_an_interrupted_build_goes_on_and_encodes_nothing_twice(fresh: Copy, tmp_path: Path) -> None:
+    lake, other = fresh(), fresh()
+    with pytest.raises(KeyboardInterrupt):
+        run_build(lake, tmp_path / "out", RECIPE, BrokenOff(), CLIPS)
+    assert not (tmp_path / "out").exists()
+    made = len(rows_of(lake))
+    answer = run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    assert 0 < answer.values["encoded_clips"] == len(rows_of(lake)) - made < len(rows_of(lake))
+    run_build(other, tmp_path / "other", RECIPE, Backwards(), CLIPS)
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+
+
+def test_latents_of_a_unit_that_was_done_when_the_run_died_come_into_the_lake(
+    fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, other = fresh(), fresh()
+
+    def die(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(made_latents, "commit_file", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    assert not rows_of(lake)
+    answer = run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    assert 0 < answer.values["encoded_clips"] < len(rows_of(lake))
+    run_build(other, tmp_path / "other", RECIPE, encode=CLIPS)
+    assert rows_of(lake) == rows_of(other)
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+
+
+@pytest.mark.ray
+def test_on_ray(fresh: Copy, tmp_path: Path, ray_executor: Executor) -> None:
+    lake, other = fresh(), fresh()
+    run_build(lake, tmp_path / "ray", RECIPE, OnRay(ray_executor, 2), CLIPS)
+    run_build(other, tmp_path / "inline", RECIPE, encode=CLIPS)
+    assert tree_bytes(tmp_path / "ray") == tree_bytes(tmp_path / "inline")
+    assert rows_of(lake) == rows_of(other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "encode", "told"),
+    [
+        ({"content": "frames"}, {}, "joins no latents"),
+        ({"encoder": "wan22"}, {}, "joins latents of wan22"),
+        ({"encoder": "wavelet@abcdef"}, {}, "makes those of wavelet@"),
+        ({"rate": "10", "where": "num_steps > 9"}, {}, "none of those of --encode are at that rate"),
+        ({"views": {"canvas": "side_by_side"}}, {}, "latents of other pictures"),
+        ({}, {"clip": {"kind": "fixed", "num_frames": 9}}, "episodes have none of view primary"),
+    ],
+)
+def test_latents_that_would_not_be_joined_are_refused(
+    fresh: Copy, tmp_path: Path, changes: dict[str, Any], encode: dict[str, Any], told: str
+) -> None:
+    recipe = BuildRecipe.model_validate({**RECIPE.model_dump(), **changes})
+    with pytest.raises((RecipeError, LakeError), match=told):
+        run_build(fresh(), tmp_path / "out", recipe, encode=with_(CLIPS, encode))
+
+
+def test_a_dry_run_tells_what_would_be_encoded_and_writes_nothing(fresh: Copy, tmp_path: Path) -> None:
+    lake = fresh()
+    before = tree_bytes(lake)
+    answer = build.run(BuildOptions(str(lake), str(tmp_path / "out"), RECIPE, True, "inline", CLIPS))
+    assert tree_bytes(lake) == before
+    assert not (tmp_path / "out").exists()
+    assert (
+        answer.values["clips_to_encode"]
+        == run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS).values["encoded_clips"]
+    )
+
+
+def test_the_command_takes_from_the_build_what_the_encode_recipe_does_not_say(
+    fresh: Copy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "encode.toml").write_text('[clip]\nkind = "fixed"\nnum_frames = 5\n')
+    (tmp_path / "build.toml").write_text(
+        'content = "both"\nencoder = "wavelet"\nhorizon = 4\nrate = 20\nlatent_rate = "10"\nwhere = "num_steps > 9"\n'
+        "[views]\nheight_px = 32\nwidth_px = 32\n"
+    )
+    lake, out = fresh(), tmp_path / "out"
+    told = ["build", "--lake", str(lake), "--out", str(out), "--recipe", str(tmp_path / "build.toml")]
+    told += ["--executor", "inline"]
+    assert cli.main([*told, "--encode", str(tmp_path / "encode.toml"), "clip.stride=3", "options.spatial=16"]) == 0
+    assert "were encoded and are in the lake" in capsys.readouterr().out
+    rows = rows_of(lake)
+    assert {(row["rate"], *row["shape"][2:]) for row in rows} == {("10", 2, 2)}
+    assert cli.main([*told, "--weights", str(tmp_path)]) == 2
+    assert "--encode" in capsys.readouterr().err
+    assert cli.main([*told, "--encode", "a.toml", "b.toml"]) == 2
+    assert "one recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sampling"),
+    [
+        (BuildRecipe(), ("native", 1)),
+        (BuildRecipe(latent_rate="native/3"), ("native", 3)),
+        (BuildRecipe.model_validate({"rate": 15, "latent_rate": "5"}), ("15", 3)),
+        (BuildRecipe.model_validate({"rate": 10, "latent_rate": "4"}), ("4", 1)),
+        (BuildRecipe.model_validate({"rate": "15/2"}), ("15/2", 1)),
+    ],
+)
+def test_what_an_encode_recipe_has_to_say_for_a_build(recipe: BuildRecipe, sampling: tuple[str, int]) -> None:
+    assert sampling_of(recipe) == sampling
