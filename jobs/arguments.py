@@ -4,11 +4,9 @@ import argparse
 import errno
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jobs.options import BuildOptions, TextsOptions, read_recipe
 from pipelines import prompts, registry
-from pipelines.joined_latents import sampling_of
 from schemas.errors import UsageError
 from schemas.recipes import BuildRecipe, EncodeRecipe
 from schemas.text_recipe import TextRecipe
@@ -109,9 +107,11 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encode",
         nargs="*",
+        action="extend",
         metavar="RECIPE|KEY=VALUE",
         help="make the latents that the lake lacks, from the same decode as the pictures, and keep them in the lake: by an "
-        "encode recipe, by single keys of one, or both; encoder, rate, frame_stride and views are as the release needs them",
+        "encode recipe, by single keys of one, or both; what these leave out of encoder, rate, frame_stride and views is as the "
+        "release needs it",
     )
     parser.add_argument("--weights", type=place, metavar="PATH", help="folder or hub id of the weights, for --encode")
 
@@ -121,7 +121,7 @@ def build_options(args: argparse.Namespace) -> BuildOptions:
     recipe = read_recipe(BuildRecipe, args.recipe, args.set, {"formats": args.format, "where": args.where})
     encode = None
     if args.encode is not None:
-        encode = _encode_recipe(args.encode, args.weights, recipe)
+        encode = _encode_recipe(args.encode, args.weights)
     elif args.weights is not None:
         raise UsageError(
             "--weights are those of an encoder", hint="say with --encode that there is something to encode"
@@ -129,16 +129,12 @@ def build_options(args: argparse.Namespace) -> BuildOptions:
     return BuildOptions(args.lake, args.out, recipe, args.dry_run, args.executor, encode)
 
 
-def _encode_recipe(given: Sequence[str], weights: str | None, recipe: BuildRecipe) -> EncodeRecipe:
-    """An encode recipe from what stands behind ``--encode``; what is not said is as ``recipe`` needs it."""
-    paths = [one for one in given if "=" not in one]
+def _encode_recipe(given: Sequence[str], weights: str | None) -> EncodeRecipe:
+    paths = [one for one in given if "=" not in one or Path(one).is_file()]
     if len(paths) > 1:
         raise UsageError(f"--encode takes one recipe, and got {', '.join(paths)}", hint="single keys are KEY=VALUE")
-    path = paths[0] if paths else None
-    encode = read_recipe(EncodeRecipe, path, [one for one in given if "=" in one], {"weights": weights})
-    rate, stride = sampling_of(recipe)
-    needed: dict[str, Any] = {"encoder": (recipe.encoder or encode.encoder).partition("@")[0], "views": recipe.views}
-    if not encode.model_fields_set & {"rate", "frame_stride"}:
-        needed |= {"rate": rate, "frame_stride": stride}
-    said = encode.model_dump(exclude_unset=True)
-    return EncodeRecipe.model_validate({**needed, **said})
+    if paths and not Path(paths[0]).exists():
+        hint = "give the path of an encode recipe, or single keys as KEY=VALUE, such as clip.kind=frames"
+        raise UsageError(f"--encode {paths[0]!r} is neither a file nor KEY=VALUE", hint=hint)
+    settings = [one for one in given if one not in paths]
+    return read_recipe(EncodeRecipe, paths[0] if paths else None, settings, {"weights": weights})

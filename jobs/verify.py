@@ -1,6 +1,7 @@
 """``wamloom verify``: is what lies there what was written?"""
 
 import math
+import textwrap
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipelines.verify import FRAME_EPISODES, verify_lake, verify_release
 from schemas.errors import LakeError, ReleaseError, UsageError
 from schemas.recipes import BuildRecipe, validate_model
 
+_WIDTH = 110
 _SHOWN = 20
 
 
@@ -61,7 +63,8 @@ def run(options: VerifyOptions) -> Answer:
     if told is not None:
         values |= {"worst": told["worst"], "not_checked": told["not_checked"], "lake": told["lake"]}
     counted = ", ".join(f"{count} {what.replace('_', ' ')}" for what, count in checked.items())
-    lines = [f"{'ok' if result.ok else f'{len(result.problems)} problems'}: {result.kind} {options.target} ({counted})"]
+    lines = [f"{'ok' if result.ok else f'{len(result.problems)} problems'}: {result.kind} {options.target}"]
+    lines += textwrap.wrap(f"checked: {counted}", _WIDTH, initial_indent="  ", subsequent_indent="    ")
     if checks:
         lines.append(_told(checks))
     if told is not None and told["worst"]:

@@ -39,15 +39,11 @@ def choose_latents(
         for row in rows
         if is_same_rate(row["rate"], rate, camera_hz(cameras.get(row["episode_id"], {}), row["slot"], recipe.views))
     ]
+    if promised is not None:
+        _check_promised(promised, {row["latent_id"] for row in rows}, rate, lake)
     choices = sorted({(row["encoder_fingerprint"], row["views_fingerprint"]) for row in rows})
     if len(choices) > 1:  # of the view recipe of this build, where there are such
         choices = [choice for choice in choices if choice[1] == views] or choices
-    if not choices and promised is not None:
-        raise RecipeError(
-            f"the build joins latents at rate {rate}, and none of those of --encode are at that rate",
-            "latent_rate",
-            "set latent_rate in the recipe of the build, or rate and frame_stride in that of --encode",
-        )
     if not choices:
         raise no_latents("there are none in the lake", lake, recipe)
     if len(choices) > 1:
@@ -64,13 +60,24 @@ def choose_latents(
     return choices[0], hashes
 
 
+def _check_promised(promised: PromisedLatents, joined: set[str], rate: str, lake: Lake) -> None:
+    if not promised.sources:
+        raise no_clips("no episode has any", lake)
+    if left := len(promised.keys - joined):
+        raise RecipeError(
+            f"the build joins latents at rate {rate}, and {left} of those of --encode are at another",
+            "latent_rate",
+            "leave rate and frame_stride out of the recipe of --encode, or set latent_rate in that of the build",
+        )
+
+
 def no_clips(what: str, lake: Lake) -> LakeError:
     """The error where an encode recipe cuts no clip of what a build shows."""
     return LakeError(
         f"--encode makes latents of clips, and {what}: too few frames, or none of that view",
         str(lake.root),
-        "give shorter clips in the recipe of --encode, leave out views with views.slots, and episodes too short for a clip with "
-        "--where",
+        "give shorter clips (clip.num_frames) in the recipe of --encode, leave views out of views.slots of the build, and "
+        "episodes too short for a clip with --where",
         "no_latents",
     )
 
@@ -93,8 +100,9 @@ def no_latents(what: str, lake: Lake, recipe: BuildRecipe) -> LakeError:
     return LakeError(
         f"{recipe.encoder} latents at rate {rate} are needed, and {what}{others}",
         str(lake.root),
-        f"run `wamloom encode --lake {lake.root.name} --encoder {name}{weights} --set {choice}` with the [views] of this "
-        "recipe (of a trainer's recipe, the head has the whole command), and see `wamloom status` for those that are there; "
-        "leave out views with views.slots, and episodes too short for a clip with --where",
+        f"add --encode{weights} to this command, which makes them on the way (of a trainer's recipe, the head has the whole "
+        f"command), or run `wamloom encode --lake {lake.root.name} --encoder {name}{weights} --set {choice}` with the [views] of "
+        "this recipe; see `wamloom status` for those that are there; leave out views with views.slots, and episodes too short "
+        "for a clip with --where",
         "no_latents",
     )

@@ -251,6 +251,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str, promised: Promised
             statistics[name] = (plan, found)
             planned.append(plan_group(name, key, members[key], plan, found, given[key], examples[key], recipe))
         notes += _notes(name, key[2], plan, given[key], recipe)
+    notes += _idle(recipe)
     splits = {episode.split for _, episodes in planned for episode in episodes}
     if recipe.split.val_fraction and "val" not in splits:
         notes.append(f"no episode fell into val: {recipe.split.val_fraction} of so few may be none")
@@ -306,6 +307,21 @@ def _notes(
         *idle,
         *(f"{recipe.stats_from} was made with {one}; relative actions are of another size there" for one in other),
     ]
+
+
+def _idle(recipe: BuildRecipe) -> list[str]:
+    usual = BuildRecipe()
+    idle = [
+        f"[{name}] of the recipe changes nothing, since the format {name} is not built"
+        for name in ("ctrlworld", "fastwam", "zarr")
+        if name not in recipe.formats and getattr(recipe, name) != getattr(usual, name)
+    ]
+    taking = [cast(Format, registry.load("formats", name).FORMAT).takes_latents for name in recipe.formats]
+    if recipe.content != "frames" and not any(taking):
+        idle.append(
+            f'content = "{recipe.content}" changes nothing, since no latents lie in {", ".join(recipe.formats)}'
+        )
+    return idle
 
 
 def _no_action(episode: StoredEpisode) -> RecipeError:

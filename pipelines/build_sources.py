@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.build_latents import choose_latents
 from pipelines.build_texts import BuildTexts, text_kinds
 from pipelines.formats import EpisodePlan
-from pipelines.joined_latents import LatentChoice
+from pipelines.joined_latents import LatentChoice, of_choice
 from pipelines.lake import Lake, quoted
 from pipelines.rows import StoredEpisode
 from pipelines.selection import stored_episodes
@@ -156,13 +156,8 @@ def row_hashes_of(lake: Lake, choice: LatentChoice | None) -> dict[str, str]:
     """Key -> row hash of all latents of a choice."""
     if choice is None:
         return {}
-    rows = lake.rows("latents", ["row_sha256"], _of(choice))
+    rows = lake.rows("latents", ["row_sha256"], of_choice(choice))
     return {row["latent_id"]: row["row_sha256"] for row in rows}
-
-
-def _of(choice: LatentChoice) -> str:
-    encoder, views = choice
-    return f"encoder_fingerprint = {quoted(encoder)} and views_fingerprint = {quoted(views)}"
 
 
 def latents_of(lake: Lake, choice: LatentChoice | None, row_hashes: Collection[str]) -> dict[str, Any] | None:
@@ -179,7 +174,7 @@ def latents_of(lake: Lake, choice: LatentChoice | None, row_hashes: Collection[s
     rates: set[str] = set()
     dtypes: set[str] = set()
     slots: dict[str, dict[str, Any]] = {}
-    for row in lake.rows("latents", _LATENT_COLUMNS, _of(choice)):
+    for row in lake.rows("latents", _LATENT_COLUMNS, of_choice(choice)):
         if row["row_sha256"] not in wanted:
             continue
         frames, channels, height, width = row["shape"]

@@ -2,11 +2,10 @@
 written from that, every step's lineage kept.
 """
 
-import collections
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -45,7 +44,12 @@ STAGED_LATENTS = "latents"
 """Folder of a build's staging with what has yet to come into the lake."""
 
 
-def works_of(unit: WorkUnit) -> dict[str, list[ClipSource]]:
+def encodes(unit: WorkUnit) -> bool:
+    """Whether a unit of a build encodes besides."""
+    return len(unit.payload) > 1
+
+
+def clips_of(unit: WorkUnit) -> dict[str, list[ClipSource]]:
     """By episode id: what a unit of a build encodes besides."""
     works: dict[str, list[ClipSource]] = {}
     for work in cast(tuple[ClipSource, ...], unit.payload[1:]):
@@ -75,7 +79,8 @@ class BuildWorker:
         self._staging = Path(staging)
         self._recipe = recipe
         self._joined = JoinedLatents(self._lake, recipe, latents)
-        self._encoder = None if encode is None else ClipEncoder(encode)
+        self._encode = encode
+        self._encoder: ClipEncoder | None = None
         self._formats = {name: cast(Format, registry.load("formats", name).FORMAT) for name in recipe.formats}
         self._pictures = UnitPictures(self._lake, recipe, encode)
         self._texts = {name: BuildTexts(self._lake, kind) for name, kind in text_kinds(recipe).items()}
@@ -112,12 +117,9 @@ class BuildWorker:
         misfits = self._pictures.misfits([(stored, numbers.frames) for stored, numbers in read], targets)
         copied = frozenset(kind for kind, misfit in misfits.items() if not misfit)
         lineage: list[pa.Table] = []
-        works, shared = works_of(unit), self._pictures.shared_clips
-        staging: Any = nullcontext()
-        if self._encoder is not None:
-            self._encoder.check(work for some in works.values() for work in some)
-            staging = staged_rows(staged_latents(self._staging, unit.unit_id), LATENTS)
-        with staging as staged:
+        works, shared = clips_of(unit), self._pictures.shared_clips
+        with ExitStack() as opened:
+            staged = opened.enter_context(self._staged_latents(unit)) if works else None
             for episode, (stored, numbers) in zip(plan.episodes, read, strict=True):
                 built = self._built(plan, episode, stored, numbers)
                 for name, writer in writers.items():
@@ -128,7 +130,7 @@ class BuildWorker:
                 shown = (stored, numbers.frames)
                 clips = works.get(episode.episode_id, ())
                 pictures = self._pictures.pass_by(shown, numbers.num_steps, targets, copied, clips)
-                built.latents.update(self._joined.of(stored, self._rows(pictures, staged)))
+                built.latents.update(self._joined.of(stored, self._passed(pictures, staged)))
                 for writer in writers.values():
                     writer.end()
                 lineage.append(_lineage_table(plan.group.name, built, numbers, self._recipe))
@@ -146,13 +148,22 @@ class BuildWorker:
         }
         return UnitResult(unit.unit_id, outcomes, files, tuple(told.items()))
 
-    def _rows(self, clips: Iterator[ClipPixels], staged: pa.ipc.RecordBatchFileWriter | None) -> list[Row]:
-        """Lets the pictures pass that ``clips`` are made of, and gives the rows of their latents, which it stages.
+    def _staged_latents(self, unit: WorkUnit) -> AbstractContextManager[pa.ipc.RecordBatchFileWriter]:
+        """The file for latents that ``unit`` makes; opens the encoder, of which the weights are looked at."""
+        if self._encode is None:
+            raise ValueError("a unit with clips needs an encode recipe")
+        self._encoder = self._encoder or ClipEncoder(self._encode)
+        self._encoder.check(work for works in clips_of(unit).values() for work in works)
+        return staged_rows(staged_latents(self._staging, unit.unit_id), LATENTS)
 
-        Raises what a clip that cannot be read or encoded has instead.
+    def _passed(self, clips: Iterator[ClipPixels], staged: pa.ipc.RecordBatchFileWriter | None) -> list[Row]:
+        """Lets the pictures of an episode pass, and stages the rows of the ``clips`` that come on the way, which it returns.
+
+        Pictures pass in another thread than the encoder's. Raises what a clip that cannot be read or encoded has instead.
         """
         if self._encoder is None or staged is None:
-            collections.deque(clips, maxlen=0)  # none, but pictures pass on the way
+            for _ in clips:
+                raise ValueError("a clip that nobody planned")
             return []
         rows: list[Row] = []
         with closing(self._encoder.encoded(clips)) as encoded:

@@ -148,7 +148,7 @@ def _check_size(row: Row, slot: str, size: tuple[int, int], recipe: EncodeRecipe
         raise RecipeError(
             f"{recipe.encoder} takes multiples of {multiple} px, and view {slot} of {row['dataset']} would be {height}x{width}",
             f"episode {row['episode_id'][:12]}",
-            f"--set views.height_px={near[0]} --set views.width_px={near[1]}, or leave that view out of views.slots",
+            f"set views.height_px={near[0]} and views.width_px={near[1]} where it is encoded, or views.slots without that view",
         )
 
 

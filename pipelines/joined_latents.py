@@ -1,6 +1,7 @@
 """Latents of a lake as a build joins them to the steps of an episode."""
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -19,21 +20,30 @@ LatentChoice = tuple[str, str]
 """(encoder fingerprint, views fingerprint) of the latents that a build joins."""
 
 
+def of_choice(choice: LatentChoice) -> str:
+    """The filter for rows of latents of a choice."""
+    encoder, views = choice
+    return f"encoder_fingerprint = {quoted(encoder)} and views_fingerprint = {quoted(views)}"
+
+
 def latent_rate(recipe: BuildRecipe) -> str:
     """The rate of the latents that a build joins, as the lake tells it."""
     return recipe.latent_rate or ("native" if recipe.rate is None else rate_text(recipe.rate))
 
 
-def sampling_of(recipe: BuildRecipe) -> tuple[str, int]:
-    """``rate`` and ``frame_stride`` of an encode recipe that makes the latents a build joins."""
+def sampling_of(recipe: BuildRecipe, grid: Fraction | None = None) -> tuple[str, int]:
+    """``rate`` and ``frame_stride`` of an encode recipe that makes the latents a build joins; ``grid`` where the rate is chosen
+    already, else that of the steps.
+    """
     told = latent_rate(recipe)
     native, _, stride = told.partition("/")
     if native == "native":
         return native, int(stride or 1)
-    if recipe.rate is not None:  # the grid of the steps, of which the frames are some
-        times = recipe.rate / parse_rate(told)
+    grid = grid or recipe.rate
+    if grid is not None:  # of which the frames are some
+        times = grid / parse_rate(told)
         if times > 1 and times.denominator == 1:
-            return rate_text(recipe.rate), int(times)
+            return rate_text(grid), int(times)
     return told, 1
 
 
@@ -76,8 +86,7 @@ class JoinedLatents:
         rows = self._lake.rows(
             "latents",
             _COLUMNS,
-            f"episode_id = {quoted(stored.episode_id)} and encoder_fingerprint = {quoted(encoder)} "
-            f"and views_fingerprint = {quoted(views)}",
+            f"episode_id = {quoted(stored.episode_id)} and {of_choice(self._choice)}",
         )
         clips: dict[str, list[LatentClip]] = {}
         names = shown_views(self._recipe.views, stored.views).sources

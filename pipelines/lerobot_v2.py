@@ -152,6 +152,7 @@ class LeRobotV2:
 
     beside = ""
     windowed = False
+    takes_latents = False
 
     def __init__(self, name: str, version: str) -> None:
         """``version`` as ``info.json`` says it: ``v2.1`` has the statistics of each episode, ``v2.0`` only those of all."""

@@ -4,20 +4,20 @@ The identity of a release has the hashes of the rows that go into it. Of promise
 they are made: keys name the frames and the encoder, so that an interrupted build is known again however many it had made.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pipelines.clip_encoder import shape_of
 from pipelines.clips import EPISODE_COLUMNS, ClipSource, episode_clips
 from pipelines.encoders import Encoder
-from pipelines.joined_latents import LatentChoice
-from pipelines.lake import Lake, quoted
+from pipelines.joined_latents import LatentChoice, of_choice, sampling_of
+from pipelines.lake import Lake
 from pipelines.rows import Row
 from pipelines.selection import kept_rows
 from pipelines.views import shown_views, views_fingerprint
 from schemas.errors import RecipeError
 from schemas.latent import ClipPlan
-from schemas.recipes import BuildRecipe, EncodeRecipe
+from schemas.recipes import BuildRecipe, EncodeRecipe, validate_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,21 @@ class PromisedLatents:
             }
         return [found[key] for key in sorted(found)]
 
+    @property
+    def keys(self) -> set[str]:
+        """Of all of them."""
+        return {clip.latent_id for clip in self._clips()}
+
     def _clips(self) -> Iterator[ClipPlan]:
         return (clip for sources in self.sources.values() for source in sources for clip in source.clips)
 
+    def only(self, episode_ids: Collection[str]) -> "PromisedLatents":
+        """Those of these episodes."""
+        return replace(self, sources={key: some for key, some in self.sources.items() if key in episode_ids})
+
     def missing(self, lake: Lake) -> dict[str, list[ClipSource]]:
         """By episode id: what the lake does not have."""
-        encoder, views = self.choice
-        condition = f"encoder_fingerprint = {quoted(encoder)} and views_fingerprint = {quoted(views)}"
-        there = {row["latent_id"] for row in lake.rows("latents", [], condition)}
+        there = {row["latent_id"] for row in lake.rows("latents", [], of_choice(self.choice))}
         found: dict[str, list[ClipSource]] = {}
         for episode_id, sources in self.sources.items():
             for source in sources:
@@ -64,32 +71,53 @@ class PromisedLatents:
         return found
 
 
-def promise(lake: Lake, recipe: BuildRecipe, encode: EncodeRecipe, encoder: Encoder) -> PromisedLatents:
-    """What a build by ``recipe`` encodes by ``encode``, of the episodes that match its ``where``.
+def completed(said: EncodeRecipe, recipe: BuildRecipe) -> EncodeRecipe:
+    """The encode recipe that ``said`` means for a build by ``recipe``: fields that it does not set are as the build needs them.
 
-    Raises RecipeError where the build would not join these latents, or a size does not fit the encoder.
+    Raises RecipeError where the build would not join these latents.
     """
-    shape = shape_of(encoder)
-    name, _, beginning = (recipe.encoder or "").partition("@")
     if recipe.content == "frames":
         raise RecipeError("the build joins no latents", "content", 'set content = "both", or leave out --encode')
-    if name != shape.name or not shape.fingerprint.startswith(beginning):
+    if recipe.encoder is None:
+        raise RecipeError("the build does not say whose latents it joins", "encoder", 'name one: encoder = "wavelet"')
+    name = recipe.encoder.partition("@")[0]
+    known = said.model_dump(exclude_unset=True)
+    if known.get("encoder", name) != name:
         raise RecipeError(
-            f"the build joins latents of {recipe.encoder}, and --encode makes those of {shape.name}@{shape.fingerprint[:8]}",
+            f"the build joins latents of {name}, and --encode names {known['encoder']}",
             "encoder",
-            f'set encoder = "{shape.name}" in the recipe of the build',
+            "leave encoder out of the recipe of --encode, or name the same one in that of the build",
         )
-    views = views_fingerprint(encode.views)
-    if recipe.views.canvas and views != views_fingerprint(recipe.views):
+    rate, stride = sampling_of(recipe, said.rate)
+    views = {**recipe.views.model_dump(exclude_unset=True), **known.pop("views", {})}
+    needed = {"encoder": name, "rate": rate, "frame_stride": stride, "views": views}
+    complete = validate_model(EncodeRecipe, {**needed, **known}, "--encode")
+    if recipe.views.canvas and views_fingerprint(complete.views) != views_fingerprint(recipe.views):
         raise RecipeError(
             f"the build shows the canvas {recipe.views.canvas}, and --encode makes latents of other pictures",
             "views",
-            "give both recipes the same [views]",
+            "leave [views] out of the recipe of --encode",
+        )
+    return complete
+
+
+def promise(lake: Lake, recipe: BuildRecipe, encode: EncodeRecipe, encoder: Encoder) -> PromisedLatents:
+    """What a build by ``recipe`` encodes by ``encode``, which is ``completed``, of the episodes that match its ``where``.
+
+    Raises RecipeError where they are another encoder's than the build joins, or a size does not fit the encoder.
+    """
+    shape = shape_of(encoder)
+    beginning = (recipe.encoder or "").partition("@")[2]
+    if not shape.fingerprint.startswith(beginning):
+        raise RecipeError(
+            f"the build joins latents of {recipe.encoder}, and --encode makes those of {shape.name}@{shape.fingerprint[:8]}",
+            "encoder",
+            f'give the weights and options of that one, or set encoder = "{shape.name}" in the recipe of the build',
         )
     sources: dict[str, tuple[ClipSource, ...]] = {}
     for row in kept_rows(lake, recipe.where, EPISODE_COLUMNS):
         shown = shown_views(recipe.views, {view["slot"] for view in row["views"]}).sources
-        found = tuple(one for one in episode_clips(row, encode, shape).sources if one.slot in shown)
+        found = tuple(one for one in episode_clips(row, encode, shape).sources if one.clips and one.slot in shown)
         if found:
             sources[row["episode_id"]] = found
-    return PromisedLatents((shape.fingerprint, views), sources)
+    return PromisedLatents((shape.fingerprint, views_fingerprint(encode.views)), sources)

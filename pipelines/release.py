@@ -103,7 +103,7 @@ class Staging:
 
     def finished(self, unit_id: str) -> dict[str, Any] | None:
         """The record of a unit whose files are all there and whole, or None."""
-        path = self.root / "records" / f"{unit_id}.json"
+        path = _record(self.root, unit_id)
         if not path.is_file():
             return None
         record: dict[str, Any] = json.loads(path.read_bytes())
@@ -184,6 +184,15 @@ def check_target(release: Path, build_fingerprint: str) -> None:
         raise ReleaseMismatch("the place is not empty", str(release), "give --out a new folder")
 
 
+def forget_unit(staging_root: Path, unit_id: str) -> None:
+    """Lets a unit be written again."""
+    _record(staging_root, unit_id).unlink(missing_ok=True)
+
+
+def _record(staging_root: Path, unit_id: str) -> Path:
+    return staging_root / "records" / f"{unit_id}.json"
+
+
 class UnitFolder:
     """A worker's private corner of the staging folder, emptied before it starts."""
 
@@ -210,7 +219,7 @@ class UnitFolder:
             (self.folder / record.path).replace(target)
         for parent in sorted({(final / record.path).parent for record in records}):
             fsync_folder(parent)
-        record_path = self._root / "records" / f"{self._unit_id}.json"
+        record_path = _record(self._root, self._unit_id)
         files = [asdict(record) for record in records]
         body = {"unit_id": self._unit_id, "files": files, "facts": facts, "misfits": sorted(set(misfits))}
         text = (json.dumps(body, sort_keys=True) + "\n").encode()

@@ -164,8 +164,8 @@ class BuiltEpisode:
     selected: np.ndarray | None
     """bool [T]: whether the windows of the recipe may hold the step; None where it leaves none out."""
     latents: dict[str, list[LatentClip]]
-    """Per slot: those of this episode, in time order; {} unless the recipe asks for latents. There from ``end`` on, since a build
-    may encode the very pictures that it writes."""
+    """Per slot: those of this episode, in time order; {} unless the recipe asks for latents. There from ``end``
+    on."""
     embeddings: Mapping[str, TextEmbedding]
     """By instruction of the episode, and of the empty one: that of the prompt made of it; {} unless the recipe asks."""
     calibrations: Mapping[str, tuple[Calibration, ...]]

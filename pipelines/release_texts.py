@@ -107,6 +107,7 @@ class EpisodeTextsFormat:
     """A format that adds to the folders of another the embedding of each episode's instruction, and an index of them."""
 
     windowed = False
+    takes_latents = False
 
     def __init__(self, name: str, beside: str) -> None:
         self.name, self.beside = name, beside

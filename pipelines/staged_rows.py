@@ -33,6 +33,13 @@ def commit_staged(lake: Lake, table: str, staging: Path, files: Sequence[FileRec
         commit_file(lake, table, staging / record.path)
 
 
+def staged_hashes(path: Path) -> dict[str, str]:
+    """Key (the first column) -> row hash of a staged file."""
+    with pa.memory_map(str(path)) as file:
+        rows = pa.ipc.open_file(file).read_all()
+        return dict(zip(rows[0].to_pylist(), rows["row_sha256"].to_pylist(), strict=True))
+
+
 def commit_file(lake: Lake, table: str, path: Path) -> int:
     """The same of one file; returns how many of its rows were not there yet."""
     with pa.memory_map(str(path)) as file:

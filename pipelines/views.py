@@ -111,7 +111,7 @@ class CanvasPlan:
 
     def _hint(self, multiple: int) -> str:
         height, width = nearest_size(self.canvas, self.height, self.width, multiple)
-        return f"--set views.height_px={height} --set views.width_px={width}"
+        return f"set views.height_px={height} and views.width_px={width} where it is encoded"
 
 
 def canvas_plan(views: ViewsRecipe) -> CanvasPlan | None:

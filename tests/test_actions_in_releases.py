@@ -21,6 +21,7 @@ from pipelines.verify import verify_release
 from schemas.action_recipe import ActionRecipe, Reference
 from schemas.errors import FingerprintMismatch, LayoutError, RecipeError
 from schemas.recipes import BuildRecipe, SegmentFilter, TokenizerRecipe, ViewsRecipe
+from schemas.release_choices import CtrlWorldRecipe, FastWamRecipe
 from tests.chain import read_json, run_build, run_ingest, tables, tar_samples, vectors, write_short
 from tests.gap_lake import GAP, NUM_STEPS, SECOND_TASK, gap_lake
 
@@ -375,6 +376,8 @@ def test_a_dry_run_and_show_say_how_chunks_are_written(arm: Path, tmp_path: Path
     chosen = recipe(
         actions=ActionRecipe(reference="chunk_start", slots="dreamzero_32", rotation="matrix"),
         tokenizer=TokenizerRecipe(offset=9),
+        fastwam=FastWamRecipe(horizon=8),
+        ctrlworld=CtrlWorldRecipe(),
     )
     told = "chunks of 4 steps of 32 numbers, 7 of them used; reference chunk_start, rotation matrix, slots dreamzero_32"
     out = tmp_path / "out"
@@ -383,6 +386,9 @@ def test_a_dry_run_and_show_say_how_chunks_are_written(arm: Path, tmp_path: Path
     assert "2 episodes (21 steps, " in answer.lines[0]
     assert f"{told}; normalize none; tokens of bins from 9 on" in answer.lines[2]
     assert answer.warnings[0].startswith("actions.rotation changes nothing of")
+    assert [line for line in answer.warnings if line.startswith("[")] == [
+        "[fastwam] of the recipe changes nothing, since the format fastwam is not built"
+    ]
     done = build.run(BuildOptions(str(arm), str(out), chosen, False, "inline"))
     assert done.warnings[0] == answer.warnings[0]
     assert told in show_release(out)["groups"][0]["chunks"]

@@ -2,19 +2,25 @@
 
 import shutil
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jobs import build, cli
 from jobs.execute import Executor
 from jobs.options import Answer, BuildOptions
 from pipelines import made_latents
-from pipelines.joined_latents import sampling_of
+from pipelines.build_plan import plan_build
+from pipelines.build_unit import BuildWorker, encodes
+from pipelines.clip_encoder import load_encoder
+from pipelines.encoders.wavelet import Wavelet
 from pipelines.lake import Lake
+from pipelines.promised_latents import completed, promise
 from pipelines.video import VideoTools
-from schemas.errors import LakeError, RecipeError, ReleaseMismatch
+from schemas.errors import FingerprintMismatch, LakeError, LayoutError, RecipeError, ReleaseMismatch
 from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, VideoRecipe, ViewsRecipe
 from schemas.release_choices import SplitRecipe
 from tests.chain import run_build, run_encode, run_ingest, write_short
@@ -181,6 +187,17 @@ def test_only_what_the_lake_lacks_is_encoded(fresh: Copy, tmp_path: Path) -> Non
     assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
 
 
+def test_what_is_dropped_is_not_encoded(fresh: Copy, tmp_path: Path) -> None:
+    """Of the gantry, which lacks a view that is asked for."""
+    lake = fresh()
+    views = ViewsRecipe(slots=("primary", "wrist_left"), height_px=48, width_px=64)
+    recipe = RECIPE.model_copy(update={"views": views})
+    answer = run_build(lake, tmp_path / "out", recipe, encode=CLIPS.model_copy(update={"views": views}))
+    assert answer.values["dropped"] == 4
+    assert len({row["episode_id"] for row in rows_of(lake)}) == 1
+    assert run_build(lake, tmp_path / "out", recipe, encode=CLIPS.model_copy(update={"views": views})).values["already"]
+
+
 def test_the_same_again_is_there_already_and_another_is_refused(fresh: Copy, tmp_path: Path) -> None:
     lake = fresh()
     run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
@@ -233,23 +250,89 @@ def test_on_ray(fresh: Copy, tmp_path: Path, ray_executor: Executor) -> None:
     assert rows_of(lake) == rows_of(other)
 
 
+def test_a_lake_that_went_back_gets_what_it_lacks_again(fresh: Copy, tmp_path: Path) -> None:
+    lake, before, other = fresh(), fresh(), fresh()
+    with pytest.raises(KeyboardInterrupt):
+        run_build(lake, tmp_path / "out", RECIPE, BrokenOff(), CLIPS)
+    shutil.rmtree(lake)
+    before.rename(lake)
+    answer = run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    assert answer.values["encoded_clips"] == len(rows_of(lake))
+    run_build(other, tmp_path / "other", RECIPE, encode=CLIPS)
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+
+
+def test_latents_that_another_run_put_there_meanwhile_count(
+    fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are of the same frames and encoder, but not of the same numbers: here of another dtype."""
+    lake, other = fresh(), fresh()
+    half = CLIPS.model_copy(update={"dtype": "float16"})
+    whole = made_latents.commit_file
+
+    def late(*args: Any) -> int:
+        monkeypatch.undo()
+        run_encode(lake, half)
+        return whole(*args)
+
+    monkeypatch.setattr(made_latents, "commit_file", late)
+    with pytest.raises(LakeError, match="another run has put other latents"):
+        run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    run_encode(other, half)
+    run_build(other, tmp_path / "other", RECIPE)
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+
+
+def test_a_clip_that_cannot_be_encoded_stops_the_build(
+    fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Wavelet, "encode_clips", lambda _, clips: np.full((len(clips), 2, 768, 6, 8), np.nan, "f4"))
+    lake = fresh()
+    with pytest.raises(LayoutError, match="not finite"):
+        run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    assert not (tmp_path / "out").exists()
+    assert not rows_of(lake)
+
+
+def test_other_weights_than_the_plans_stop_the_build(fresh: Copy, tmp_path: Path) -> None:
+    lake = Lake.open(fresh())
+    (work, *_), *_ = promise(lake, RECIPE, CLIPS, load_encoder(CLIPS)).sources.values()
+    plan = plan_build(lake, RECIPE, "0", promise(lake, RECIPE, CLIPS, load_encoder(CLIPS)))
+    unit = plan.encoding({work.episode_id: [work]}).units
+    others = CLIPS.model_copy(update={"options": {"spatial": 16}})
+    worker = BuildWorker(str(lake.root), lake.versions(), str(tmp_path), RECIPE, plan.latents, others)
+    with pytest.raises(FingerprintMismatch, match="the encoder has the fingerprint"):
+        worker(next(one for one in unit if encodes(one)))
+    worker.close()
+
+
 @pytest.mark.parametrize(
     ("changes", "encode", "told"),
     [
         ({"content": "frames"}, {}, "joins no latents"),
-        ({"encoder": "wan22"}, {}, "joins latents of wan22"),
+        ({"encoder": None}, {}, "does not say whose latents"),
+        ({"encoder": "wan22"}, {"encoder": "wavelet"}, "latents of wan22, and --encode names wavelet"),
         ({"encoder": "wavelet@abcdef"}, {}, "makes those of wavelet@"),
-        ({"rate": "10", "where": "num_steps > 9"}, {}, "none of those of --encode are at that rate"),
-        ({"views": {"canvas": "side_by_side"}}, {}, "latents of other pictures"),
+        ({"rate": "10", "where": "num_steps > 9"}, {"rate": "native"}, "of those of --encode are at another"),
+        ({"views": {"canvas": "side_by_side"}}, {"views": {"fit": "crop"}}, "leave out slots and fit"),
+        ({"views": {"canvas": "side_by_side"}}, {"views": {"canvas": "grid_2x2"}}, "latents of other pictures"),
         ({}, {"clip": {"kind": "fixed", "num_frames": 9}}, "episodes have none of view primary"),
+        ({}, {"clip": {"kind": "fixed", "num_frames": 9997}}, "no episode has any"),
+        ({}, {"views": {"width_px": 90}}, "set views.height_px=48 and views.width_px=88 where it is encoded"),
     ],
 )
 def test_latents_that_would_not_be_joined_are_refused(
     fresh: Copy, tmp_path: Path, changes: dict[str, Any], encode: dict[str, Any], told: str
 ) -> None:
     recipe = BuildRecipe.model_validate({**RECIPE.model_dump(), **changes})
-    with pytest.raises((RecipeError, LakeError), match=told):
-        run_build(fresh(), tmp_path / "out", recipe, encode=with_(CLIPS, encode))
+    lake = fresh()
+    if "clip" not in encode:
+        run_encode(lake, CLIPS)  # what the lake has already does not help
+    clip = {"clip": CLIPS.clip.model_dump(), **encode}
+    with pytest.raises((RecipeError, LakeError)) as caught:
+        run_build(lake, tmp_path / "out", recipe, encode=EncodeRecipe.model_validate(clip))
+    assert told in f"{caught.value.message} {caught.value.hint}"
 
 
 def test_a_dry_run_tells_what_would_be_encoded_and_writes_nothing(fresh: Copy, tmp_path: Path) -> None:
@@ -275,7 +358,10 @@ def test_the_command_takes_from_the_build_what_the_encode_recipe_does_not_say(
     lake, out = fresh(), tmp_path / "out"
     told = ["build", "--lake", str(lake), "--out", str(out), "--recipe", str(tmp_path / "build.toml")]
     told += ["--executor", "inline"]
-    assert cli.main([*told, "--encode", str(tmp_path / "encode.toml"), "clip.stride=3", "options.spatial=16"]) == 0
+    assert (
+        cli.main([*told, "--encode", str(tmp_path / "encode.toml"), "clip.stride=3", "--encode", "options.spatial=16"])
+        == 0
+    )
     assert "were encoded and are in the lake" in capsys.readouterr().out
     rows = rows_of(lake)
     assert {(row["rate"], *row["shape"][2:]) for row in rows} == {("10", 2, 2)}
@@ -283,17 +369,28 @@ def test_the_command_takes_from_the_build_what_the_encode_recipe_does_not_say(
     assert "--encode" in capsys.readouterr().err
     assert cli.main([*told, "--encode", "a.toml", "b.toml"]) == 2
     assert "one recipe" in capsys.readouterr().err
+    assert cli.main([*told, "--encode", "wavelet"]) == 2
+    assert "KEY=VALUE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("recipe", "sampling"),
+    ("recipe", "said", "meant"),
     [
-        (BuildRecipe(), ("native", 1)),
-        (BuildRecipe(latent_rate="native/3"), ("native", 3)),
-        (BuildRecipe.model_validate({"rate": 15, "latent_rate": "5"}), ("15", 3)),
-        (BuildRecipe.model_validate({"rate": 10, "latent_rate": "4"}), ("4", 1)),
-        (BuildRecipe.model_validate({"rate": "15/2"}), ("15/2", 1)),
+        ({}, {}, (None, 1)),
+        ({"latent_rate": "native/3"}, {}, (None, 3)),
+        ({"rate": 15, "latent_rate": "5"}, {}, (15, 3)),
+        ({"rate": 15, "latent_rate": "5"}, {"rate": 15}, (15, 3)),
+        ({"rate": 15, "latent_rate": "5"}, {"rate": 10}, (10, 2)),
+        ({"rate": 15, "latent_rate": "5"}, {"frame_stride": 3}, (15, 3)),
+        ({"rate": 10, "latent_rate": "4"}, {}, (4, 1)),
+        ({"rate": "15/2"}, {}, (Fraction(15, 2), 1)),
     ],
 )
-def test_what_an_encode_recipe_has_to_say_for_a_build(recipe: BuildRecipe, sampling: tuple[str, int]) -> None:
-    assert sampling_of(recipe) == sampling
+def test_what_an_encode_recipe_does_not_say_is_as_the_build_needs_it(
+    recipe: dict[str, Any], said: dict[str, Any], meant: tuple[Any, int]
+) -> None:
+    build_recipe = BuildRecipe.model_validate({**RECIPE.model_dump(), **recipe})
+    found = completed(EncodeRecipe.model_validate({**said, "views": {"fit": "stretch"}}), build_recipe)
+    assert (found.rate, found.frame_stride) == meant
+    assert found.encoder == "wavelet"
+    assert found.views == ViewsRecipe(height_px=48, width_px=64, fit="stretch")

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jobs import build
+from jobs.options import BuildOptions
 from pipelines.gather import gather_release
 from pipelines.lake import Lake
 from pipelines.verify import verify_release
@@ -123,3 +125,9 @@ def test_a_format_in_the_folders_of_another_has_no_size_of_its_own(lake: Path, t
     with pytest.raises(RecipeError, match="the pictures of lerobot_v21") as caught:
         run_build(lake, tmp_path / "release", beside)
     assert caught.value.hint == "set sizes.lerobot_v21"
+
+
+def test_a_dry_run_tells_the_sizes(lake: Path, tmp_path: Path) -> None:
+    told = build.run(BuildOptions(str(lake), str(tmp_path / "out"), recipe(FORMATS, sizes=SIZES), True, "inline")).lines
+    assert any(line.endswith("views primary 128x96, wrist_left 128x96") for line in told)
+    assert "    lerobot_v21 shows primary 80x64, wrist_left 80x64" in told

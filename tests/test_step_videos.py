@@ -108,6 +108,7 @@ def test_what_is_not_as_asked_for_is_compressed_and_the_manifest_says_why(
     assert told.values["copied_frames"] == 0
     (group,) = read_json(tmp_path / "release/manifest.json")["groups"]
     assert list(group["not_copied"].values()) == [[why]]
+    assert any(line.endswith(f", since {why}") for line in told.lines) is (why != "video.reuse is false")
     recorded = {frame.tobytes() for frame in movie(sorted(recordings.rglob("*.mp4")))}
     assert not any(frame.tobytes() in recorded for frame in movie(_videos(tmp_path / "release", "lerobot_v21")))
 

@@ -67,7 +67,10 @@ def describe_group(group: GroupPlan, recipe: BuildRecipe) -> dict[str, Any]:
 
 
 class UnitWriter(Protocol):
-    """Writes one unit. Calls come in order: ``begin`` and ``end`` of each episode; then ``close``."""
+    """Writes one unit. Calls come in order, of one thread or of another: ``begin`` and ``end`` of each episode; then ``close``.
+
+    Latents of an episode are there from ``end`` on, since a build may encode the very pictures that it writes.
+    """
 
     def begin(self, episode: BuiltEpisode) -> None:
         """Starts an episode."""
@@ -111,6 +114,8 @@ class Format(Protocol):
     folders of its own."""
     windowed: bool
     """Whether its samples are windows (webdataset) or steps."""
+    takes_latents: bool
+    """Whether it writes the latents of a build that joins some."""
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         """A writer for the files of ``unit`` under ``folder`` (the group's folder; may not exist yet)."""

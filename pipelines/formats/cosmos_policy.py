@@ -186,6 +186,7 @@ class _CosmosPolicy:
     name = "cosmos_policy"
     beside = ""
     windowed = False
+    takes_latents = False
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         return _CosmosUnit(unit, recipe, folder)

@@ -107,6 +107,7 @@ class _CosmosVideo:
     name = "cosmos_video"
     beside = ""
     windowed = False
+    takes_latents = False
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         return _CosmosVideoUnit(unit, recipe, folder)

@@ -151,6 +151,7 @@ class _CtrlWorld:
     name = "ctrlworld"
     beside = ""
     windowed = False
+    takes_latents = True
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         check_arm(unit.group.card, self.name)

@@ -155,6 +155,7 @@ class _DroidRaw:
     name = "droid_raw"
     beside = ""
     windowed = False
+    takes_latents = False
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         return _DroidUnit(unit, recipe, folder)

@@ -77,6 +77,7 @@ class _FastWam:
     name = "fastwam"
     beside = "lerobot_v21"
     windowed = False
+    takes_latents = False
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         check_texts(recipe, self.name)

@@ -160,6 +160,7 @@ class _LeRobotV3:
     name = "lerobot_v3"
     beside = ""
     windowed = False
+    takes_latents = True
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         return _LeRobotUnit(unit, recipe, folder)

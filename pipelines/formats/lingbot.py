@@ -184,6 +184,7 @@ class _LingBot:
     name = "lingbot"
     beside = "lerobot_v21"
     windowed = False
+    takes_latents = True
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         check_texts(recipe, self.name)

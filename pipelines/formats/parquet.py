@@ -145,6 +145,7 @@ class _Parquet:
     name = "parquet"
     beside = ""
     windowed = False
+    takes_latents = False
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         return _ParquetUnit(unit, recipe, folder)

@@ -138,6 +138,7 @@ class _Rlds:
     name = "rlds"
     beside = ""
     windowed = False
+    takes_latents = False
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         return _RldsUnit(unit, recipe, folder)

@@ -150,6 +150,7 @@ class _WebDataset:
     name = "webdataset"
     beside = ""
     windowed = True
+    takes_latents = True
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         return _Shard(unit, recipe, folder)

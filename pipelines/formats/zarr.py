@@ -148,6 +148,7 @@ class _Zarr:
     name = "zarr"
     beside = ""
     windowed = False
+    takes_latents = False
 
     def open_unit(self, unit: UnitPlan, recipe: BuildRecipe, folder: Path) -> UnitWriter:
         return _ZarrUnit(unit, recipe, folder)
