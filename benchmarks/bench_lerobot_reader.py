@@ -27,17 +27,20 @@ from benchmarks.bench_lerobot_writer import write_ours, write_theirs
 from benchmarks.side_by_side import compare, machine
 from pipelines.simulate import ROBOTS, simulate
 from schemas.recipes import BuildRecipe, VideoRecipe
-from tests.fake_build import make_build
+from tests.fake_build import FakeBuild, make_build
 
 EPISODES = 4
 WINDOWS = 60
 LIMIT = 100
 RATE = 20
 HORIZON = 16
+OTHER_GOPS = (2, 8)
 
 
-def opened(folder: Path, backend: str) -> LeRobotDataset:
-    """The data set as a trainer opens it."""
+def opened(folder: Path, backend: str, *, windowed: bool = True) -> LeRobotDataset:
+    """The data set as a trainer opens it that reads windows, or steps."""
+    if not windowed:
+        return LeRobotDataset("bench/any", root=folder, video_backend=backend)
     pictures = [step / RATE for step in range(0, RATE + 1, 3)]
     deltas = {"observation.images.primary": pictures, "action": [step / RATE for step in range(HORIZON)]}
     return LeRobotDataset("bench/any", root=folder, delta_timestamps=deltas, video_backend=backend)
@@ -81,35 +84,28 @@ def psnr(folder: Path, frames: list[np.ndarray]) -> float:
 
 
 def main(paths: list[str]) -> None:
-    """Prints the comparison for both backends that LeRobot has."""
+    """Prints the comparison for both backends that LeRobot has, and what other distances of key frames would change."""
     print(machine())
     torch.set_num_threads(1)
     av.logging.set_level(av.logging.ERROR)
     simulated = (np.stack(list(simulate(ROBOTS[1], 0, index).frames("primary"))) for index in range(EPISODES))
     frames = [frames_of(path) for path in paths] or list(simulated)
     height, width = frames[0].shape[1:3]
+    order = np.random.default_rng(0).integers(0, sum(map(len, frames)) - RATE, WINDOWS)
     root = Path(tempfile.mkdtemp(prefix="wamloom-bench-"))
-    recipe = BuildRecipe(tokenizer=None, video=VideoRecipe())
-    build = make_build(
-        [len(part) for part in frames],
-        rate=str(RATE),
-        views=[("primary", height, width)],
-        recipe=recipe,
-        with_tokens=False,
-        episodes_per_unit=len(frames),
-    )
+    usual = VideoRecipe().gop
     try:
-        write_ours(build, frames, root / "ours")
+        for gop in (usual, *OTHER_GOPS):
+            build = made(frames, gop)
+            write_ours(build, frames, root / str(gop))
         write_theirs(build, frames, root / "theirs", RGBEncoderConfig())
-        for name in ("ours", "theirs"):
+        for name in (str(usual), *map(str, OTHER_GOPS), "theirs"):
             size = sum(path.stat().st_size for path in (root / name / "videos").rglob("*.mp4"))
-            print(
-                f"{name}: {size / sum(map(len, frames)):.0f} bytes of video a frame, {psnr(root / name, frames):.1f} dB"
-            )
-        order = np.random.default_rng(0).integers(0, sum(map(len, frames)) - RATE, WINDOWS)
+            each = size / sum(map(len, frames))
+            print(f"{name}: {each:.0f} bytes of video a frame, {psnr(root / name, frames):.1f} dB")
         compare(
             f"decoding such windows by PyAV alone, {width}x{height}",
-            ("written by wamloom", lambda: decode(root / "ours", order)),
+            ("written by wamloom", lambda: decode(root / str(usual), order)),
             ("written by LeRobot", lambda: decode(root / "theirs", order)),
             WINDOWS,
             "window",
@@ -117,7 +113,7 @@ def main(paths: list[str]) -> None:
         )
         for backend in ("torchcodec", "pyav"):
             try:
-                ours, theirs = (opened(root / name, backend) for name in ("ours", "theirs"))
+                ours, theirs = (opened(root / name, backend) for name in (str(usual), "theirs"))
                 read(ours, order[:1])
                 read(theirs, order[:1])
             except (ImportError, RuntimeError) as error:
@@ -125,14 +121,37 @@ def main(paths: list[str]) -> None:
                 continue
             compare(
                 f"windows of {len(range(0, RATE + 1, 3))} pictures {width}x{height} through LeRobotDataset, {backend}",
-                ("written by wamloom", lambda ours=ours, order=order: read(ours, order)),
-                ("written by LeRobot", lambda theirs=theirs, order=order: read(theirs, order)),
+                ("written by wamloom", lambda ours=ours: read(ours, order)),
+                ("written by LeRobot", lambda theirs=theirs: read(theirs, order)),
                 WINDOWS,
                 "window",
                 3,
             )
+        for what, windowed in (("window", True), ("single picture", False)):
+            for gop in OTHER_GOPS:
+                pair = [opened(root / str(one), "pyav", windowed=windowed) for one in (usual, gop)]
+                compare(
+                    f"{what}s through LeRobotDataset, pyav, {width}x{height}",
+                    (f"a key frame every {usual}", lambda pair=pair: read(pair[0], order)),
+                    (f"a key frame every {gop}", lambda pair=pair: read(pair[1], order)),
+                    WINDOWS,
+                    what,
+                    3,
+                )
     finally:
         shutil.rmtree(root)
+
+
+def made(frames: list[np.ndarray], gop: int) -> FakeBuild:
+    """A build of these episodes."""
+    return make_build(
+        [len(part) for part in frames],
+        rate=str(RATE),
+        views=[("primary", *frames[0].shape[1:3])],
+        recipe=BuildRecipe(tokenizer=None, video=VideoRecipe(gop=gop)),
+        with_tokens=False,
+        episodes_per_unit=len(frames),
+    )
 
 
 if __name__ == "__main__":
