@@ -133,7 +133,7 @@ def _encode_recipe(given: Sequence[str], weights: str | None) -> EncodeRecipe:
     paths = [one for one in given if "=" not in one or Path(one).is_file()]
     if len(paths) > 1:
         raise UsageError(f"--encode takes one recipe, and got {', '.join(paths)}", hint="single keys are KEY=VALUE")
-    if paths and not Path(paths[0]).exists():
+    if paths and not Path(paths[0]).is_file():
         hint = "give the path of an encode recipe, or single keys as KEY=VALUE, such as clip.kind=frames"
         raise UsageError(f"--encode {paths[0]!r} is neither a file nor KEY=VALUE", hint=hint)
     settings = [one for one in given if one not in paths]

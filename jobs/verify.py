@@ -102,7 +102,7 @@ def _release_certificate(options: VerifyOptions, lake: Lake | None, result: Veri
         recipe = validate_model(BuildRecipe, dict(manifest["recipe"]), options.target)
         episodes = [episode for group in manifest["groups"] for episode in group["episodes"]]
         try:
-            content = content_now(lake, recipe, episodes)
+            content = content_now(lake, recipe, episodes, manifest["latents"])
         except LakeError as error:
             result.problems.append(Problem(error.where, error.message))
     date = datetime.now(UTC).isoformat(timespec="seconds")

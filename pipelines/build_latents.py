@@ -11,10 +11,14 @@ from schemas.recipes import BuildRecipe
 
 
 def choose_latents(
-    lake: Lake, recipe: BuildRecipe, wanted: set[str], promised: PromisedLatents | None = None
+    lake: Lake,
+    recipe: BuildRecipe,
+    wanted: set[str],
+    choice: LatentChoice | None = None,
+    promised: PromisedLatents | None = None,
 ) -> tuple[LatentChoice | None, dict[tuple[str, str], list[str]]]:
-    """The one set of latents that serves the recipe, and its row hashes by episode and slot; where some are ``promised``, that is
-    their set, and keys stand for hashes.
+    """The one set of latents that serves the recipe, or ``choice``, and its row hashes by episode and slot; where some are
+    ``promised``, that is their set, and keys stand for hashes.
 
     Raises RecipeError or LakeError where there is none, or a choice.
     """
@@ -30,6 +34,8 @@ def choose_latents(
         condition += f" and views_fingerprint = {quoted(views)}"
     columns = ["episode_id", "slot", "rate", "encoder_fingerprint", "views_fingerprint", "row_sha256"]
     rows = [row for row in lake.rows("latents", columns, condition) if row["episode_id"] in wanted]
+    if choice is not None:
+        rows = [row for row in rows if (row["encoder_fingerprint"], row["views_fingerprint"]) == choice]
     if promised is not None:
         rows = promised.among(rows)
     others = {row["episode_id"] for row in rows if row["rate"] != rate}

@@ -23,6 +23,7 @@ from pipelines.build_stats import (
     statistics_files,
 )
 from pipelines.build_texts import BuildTexts, text_kinds
+from pipelines.build_unit import UnitLatents
 from pipelines.clips import ClipSource
 from pipelines.formats import EpisodePlan, Format, GroupPlan, UnitPlan
 from pipelines.holdout import validation_ids
@@ -78,12 +79,14 @@ class BuildPlan:
         return fingerprint("build-2", recipe.fingerprint, self.lake_content, version, names)
 
     def encoding(self, missing: Mapping[str, Sequence[ClipSource]]) -> "BuildPlan":
-        """The same with units that encode what of their episodes is ``missing``, by episode id."""
+        """The same, of latents that are promised, with units that encode what of their episodes is ``missing``, by episode id."""
         units = []
         for unit in self.units:
             plan = cast(UnitPlan, unit.payload[0])
-            works = [work for episode in plan.episodes for work in missing.get(episode.episode_id, ())]
-            units.append(replace(unit, payload=(plan, *works)))
+            ids = [episode.episode_id for episode in plan.episodes]
+            works = tuple(work for episode_id in ids for work in missing.get(episode_id, ()))
+            keys = frozenset(key for episode_id in ids for key in self.hashes[episode_id])
+            units.append(replace(unit, payload=(plan, UnitLatents(works, keys))))
         return replace(self, units=tuple(units))
 
     def settled(self, lake: Lake, recipe: BuildRecipe, version: str) -> "BuildPlan":
@@ -154,7 +157,7 @@ def plan_build(lake: Lake, recipe: BuildRecipe, version: str, promised: Promised
         raise RecipeError("no format is named", hint=f"known: {', '.join(registry.names('formats'))}")
     check_offset(recipe.tokenizer)
     ids = kept_ids(lake, recipe.where)
-    latents, latent_hashes = choose_latents(lake, recipe, {episode_id for episode_id, _ in ids}, promised)
+    latents, latent_hashes = choose_latents(lake, recipe, {episode_id for episode_id, _ in ids}, promised=promised)
     ordered = sorted((episode_id for episode_id, _ in ids), key=lambda i: fingerprint("order-1", recipe.seed, i))
     members: dict[tuple[Any, ...], list[Member]] = {}
     gathered: dict[tuple[Any, ...], GroupGathering] = {}

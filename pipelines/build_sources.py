@@ -111,18 +111,22 @@ def content_hash(inputs: Mapping[str, Sequence[str]]) -> str:
     return fingerprint("lake-2", sorted((key, *hashes) for key, hashes in inputs.items()))
 
 
-def content_now(lake: Lake, recipe: BuildRecipe, episodes: Sequence[Mapping[str, Any]]) -> str:
-    """The content hash that a build of these episodes, as a manifest tells of them, would have of ``lake`` now.
+def content_now(
+    lake: Lake, recipe: BuildRecipe, episodes: Sequence[Mapping[str, Any]], latents: Mapping[str, Any] | None
+) -> str:
+    """The content hash that a build of these episodes, and of the set of ``latents``, as a manifest tells of both, would have of
+    ``lake`` now.
 
     Raises LakeError where the lake lacks one of them, or what was joined to it.
     """
     ids = [episode["episode_id"] for episode in episodes]
-    _, latents = choose_latents(lake, recipe, set(ids))
+    choice = None if latents is None else (latents["encoder_fingerprint"], latents["views_fingerprint"])
+    _, found_latents = choose_latents(lake, recipe, set(ids), choice)
     texts = [BuildTexts(lake, kind) for kind in text_kinds(recipe).values()]
     rows = {row["episode_id"]: row["row_sha256"] for row in lake.rows("episodes", ["row_sha256"])}
     inputs: dict[str, list[str]] = {}
     for stored, episode in zip(stored_episodes(lake, ids), episodes, strict=True):
-        found = [rows[stored.episode_id], *latent_hashes_of(stored, recipe, latents)]
+        found = [rows[stored.episode_id], *latent_hashes_of(stored, recipe, found_latents)]
         for joined in texts:
             found += joined.hashes_of(stored, _plan_of(episode))
         inputs[stored.episode_id] = found

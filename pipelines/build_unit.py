@@ -4,7 +4,7 @@ written from that, every step's lineage kept.
 
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,17 +44,25 @@ STAGED_LATENTS = "latents"
 """Folder of a build's staging with what has yet to come into the lake."""
 
 
+@dataclass(frozen=True, slots=True)
+class UnitLatents:
+    """What a unit of a build that makes latents has beside its plan."""
+
+    works: tuple[ClipSource, ...]
+    """To be encoded."""
+    keys: frozenset[str]
+    """Of all that it joins, so that what comes into the lake meanwhile is not joined; other hashes may be among them."""
+
+
+def latents_of_unit(unit: WorkUnit) -> UnitLatents | None:
+    """None in builds that make none."""
+    return cast(UnitLatents, unit.payload[1]) if len(unit.payload) > 1 else None
+
+
 def encodes(unit: WorkUnit) -> bool:
-    """Whether a unit of a build encodes besides."""
-    return len(unit.payload) > 1
-
-
-def clips_of(unit: WorkUnit) -> dict[str, list[ClipSource]]:
-    """By episode id: what a unit of a build encodes besides."""
-    works: dict[str, list[ClipSource]] = {}
-    for work in cast(tuple[ClipSource, ...], unit.payload[1:]):
-        works.setdefault(work.episode_id, []).append(work)
-    return works
+    """Whether a unit of a build has something to encode."""
+    found = latents_of_unit(unit)
+    return found is not None and bool(found.works)
 
 
 def staged_latents(staging: Path, unit_id: str) -> Path:
@@ -117,9 +125,10 @@ class BuildWorker:
         misfits = self._pictures.misfits([(stored, numbers.frames) for stored, numbers in read], targets)
         copied = frozenset(kind for kind, misfit in misfits.items() if not misfit)
         lineage: list[pa.Table] = []
-        works, shared = clips_of(unit), self._pictures.shared_clips
+        latents, shared = latents_of_unit(unit), self._pictures.shared_clips
+        works = latents.works if latents else ()
         with ExitStack() as opened:
-            staged = opened.enter_context(self._staged_latents(unit)) if works else None
+            staged = opened.enter_context(self._staged_latents(unit, works)) if works else None
             for episode, (stored, numbers) in zip(plan.episodes, read, strict=True):
                 built = self._built(plan, episode, stored, numbers)
                 for name, writer in writers.items():
@@ -128,9 +137,10 @@ class BuildWorker:
                         built if own is None else replace(built, embeddings=own.embeddings_of(stored, episode))
                     )
                 shown = (stored, numbers.frames)
-                clips = works.get(episode.episode_id, ())
+                clips = [work for work in works if work.episode_id == episode.episode_id]
                 pictures = self._pictures.pass_by(shown, numbers.num_steps, targets, copied, clips)
-                built.latents.update(self._joined.of(stored, self._passed(pictures, staged)))
+                made = self._passed(pictures, staged)
+                built.latents.update(self._joined.of(stored, made, latents.keys if latents else None))
                 for writer in writers.values():
                     writer.end()
                 lineage.append(_lineage_table(plan.group.name, built, numbers, self._recipe))
@@ -148,12 +158,14 @@ class BuildWorker:
         }
         return UnitResult(unit.unit_id, outcomes, files, tuple(told.items()))
 
-    def _staged_latents(self, unit: WorkUnit) -> AbstractContextManager[pa.ipc.RecordBatchFileWriter]:
+    def _staged_latents(
+        self, unit: WorkUnit, works: Iterable[ClipSource]
+    ) -> AbstractContextManager[pa.ipc.RecordBatchFileWriter]:
         """The file for latents that ``unit`` makes; opens the encoder, of which the weights are looked at."""
         if self._encode is None:
             raise ValueError("a unit with clips needs an encode recipe")
         self._encoder = self._encoder or ClipEncoder(self._encode)
-        self._encoder.check(work for works in clips_of(unit).values() for work in works)
+        self._encoder.check(works)
         return staged_rows(staged_latents(self._staging, unit.unit_id), LATENTS)
 
     def _passed(self, clips: Iterator[ClipPixels], staged: pa.ipc.RecordBatchFileWriter | None) -> list[Row]:

@@ -1,6 +1,6 @@
 """Latents of a lake as a build joins them to the steps of an episode."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -74,8 +74,11 @@ class JoinedLatents:
     def __init__(self, lake: Lake, recipe: BuildRecipe, choice: LatentChoice | None) -> None:
         self._lake, self._recipe, self._choice = lake, recipe, choice
 
-    def of(self, stored: StoredEpisode, made: Sequence[Row] = ()) -> dict[str, list[LatentClip]]:
-        """By view, in time order: the latents of an episode that the lake has, and those ``made`` since; {} without a choice.
+    def of(
+        self, stored: StoredEpisode, made: Sequence[Row] = (), keys: Collection[str] | None = None
+    ) -> dict[str, list[LatentClip]]:
+        """By view, in time order: the latents of an episode that the lake has, and those ``made`` since; of ``keys`` alone, where
+        some are given; {} without a choice.
 
         Raises LakeError where they are damaged.
         """
@@ -91,6 +94,7 @@ class JoinedLatents:
         clips: dict[str, list[LatentClip]] = {}
         names = shown_views(self._recipe.views, stored.views).sources
         rows = sorted([*rows, *made], key=lambda row: str(row["latent_id"]))
+        rows = [row for row in rows if keys is None or row["latent_id"] in keys]
         for row in sorted(rows, key=lambda row: (row["slot"], row["times_ns"][0], len(row["times_ns"]))):
             hertz = camera_hz(stored.views, row["slot"], self._recipe.views)
             if row["slot"] not in names or not is_same_rate(row["rate"], wanted, hertz):

@@ -40,25 +40,31 @@ class MadeLatents:
     def take(self, result: UnitResult) -> None:
         """Puts the latents of one unit into the lake; after this returns, they survive anything."""
         if staged_latents(self._staging, result.unit_id).exists():
-            self.num_clips += self._commit(result.unit_id)
+            made, is_stored = self._commit(result.unit_id)
+            if not is_stored:
+                raise LakeError(
+                    "another run has put other latents of the same frames and encoder there meanwhile",
+                    str(self._lake.root),
+                    "run the same command again: it takes those",
+                    "raced",
+                )
+            self.num_clips += made
         self.num_shared += int(dict(result.numbers).get("shared_clips", 0))
 
-    def _commit(self, unit_id: str) -> int:
+    def _commit(self, unit_id: str) -> tuple[int, bool]:
+        """How many latents of a unit are new in the lake, and whether the lake has all of them as the unit has; if not, the unit
+        has to be written again.
+        """
         path = staged_latents(self._staging, unit_id)
         rows = staged_hashes(path)
         made = commit_file(self._live, "latents", path)
         stored = (
             self._live.rows("latents", ["row_sha256"], of_choice(self._promised.choice)) if made < len(rows) else []
         )
-        if any(rows.get(row["latent_id"], row["row_sha256"]) != row["row_sha256"] for row in stored):
+        is_stored = all(rows.get(row["latent_id"], row["row_sha256"]) == row["row_sha256"] for row in stored)
+        if not is_stored:
             forget_unit(self._staging, unit_id)
-            raise LakeError(
-                "another run has put other latents of the same frames and encoder there meanwhile",
-                str(self._lake.root),
-                "run the same command again: it takes those",
-                "raced",
-            )
-        return made
+        return made, is_stored
 
     def whole(self) -> Lake:
         """The lake of the build with all latents. Raises LakeError where one was not made."""

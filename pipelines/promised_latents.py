@@ -17,7 +17,7 @@ from pipelines.selection import kept_rows
 from pipelines.views import shown_views, views_fingerprint
 from schemas.errors import RecipeError
 from schemas.latent import ClipPlan
-from schemas.recipes import BuildRecipe, EncodeRecipe, validate_model
+from schemas.recipes import BuildRecipe, EncodeRecipe, ViewsRecipe, validate_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +92,20 @@ def completed(said: EncodeRecipe, recipe: BuildRecipe) -> EncodeRecipe:
     views = {**recipe.views.model_dump(exclude_unset=True), **known.pop("views", {})}
     needed = {"encoder": name, "rate": rate, "frame_stride": stride, "views": views}
     complete = validate_model(EncodeRecipe, {**needed, **known}, "--encode")
-    if recipe.views.canvas and views_fingerprint(complete.views) != views_fingerprint(recipe.views):
+    canvases = recipe.views.canvas or complete.views.canvas
+    if canvases and views_fingerprint(complete.views) != views_fingerprint(recipe.views):
         raise RecipeError(
-            f"the build shows the canvas {recipe.views.canvas}, and --encode makes latents of other pictures",
+            f"the build shows {_told(recipe.views)}, and --encode makes latents of {_told(complete.views)}",
             "views",
             "leave [views] out of the recipe of --encode",
         )
     return complete
+
+
+def _told(views: ViewsRecipe) -> str:
+    if not views.canvas:
+        return "single views"
+    return f"the canvas {views.canvas}" + (f" of {views.width_px}x{views.height_px}" if views.width_px else "")
 
 
 def promise(lake: Lake, recipe: BuildRecipe, encode: EncodeRecipe, encoder: Encoder) -> PromisedLatents:

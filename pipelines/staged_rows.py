@@ -14,6 +14,9 @@ from pipelines.storage import fsync_file, fsync_folder
 from schemas.errors import LakeError
 from schemas.work import FileRecord, Outcome
 
+COMMIT_BYTES = 256 << 20
+"""Put into a table at a time, since that takes memory several times as large."""
+
 
 @contextmanager
 def staged_rows(path: Path, schema: pa.Schema) -> Iterator[pa.ipc.RecordBatchFileWriter]:
@@ -35,18 +38,36 @@ def commit_staged(lake: Lake, table: str, staging: Path, files: Sequence[FileRec
 
 def staged_hashes(path: Path) -> dict[str, str]:
     """Key (the first column) -> row hash of a staged file."""
-    with pa.memory_map(str(path)) as file:
-        rows = pa.ipc.open_file(file).read_all()
-        return dict(zip(rows[0].to_pylist(), rows["row_sha256"].to_pylist(), strict=True))
+    found: dict[str, str] = {}
+    with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            found |= zip(batch[0].to_pylist(), batch["row_sha256"].to_pylist(), strict=True)
+    return found
 
 
 def commit_file(lake: Lake, table: str, path: Path) -> int:
-    """The same of one file; returns how many of its rows were not there yet."""
-    with pa.memory_map(str(path)) as file:
-        rows = pa.ipc.open_file(file).read_all()
-    new = lake.insert(table, rows) if rows.num_rows else 0
+    """The same of one file, in pieces of bounded size; returns how many of its rows were not there yet."""
+    new = 0
+    with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
+        for piece in _pieces(reader):
+            new += lake.insert(table, pa.Table.from_batches(piece))
     path.unlink()
     return new
+
+
+def _pieces(reader: pa.ipc.RecordBatchFileReader) -> Iterator[list[pa.RecordBatch]]:
+    piece: list[pa.RecordBatch] = []
+    size = 0
+    for number in range(reader.num_record_batches):
+        batch = reader.get_batch(number)
+        if piece and size + batch.nbytes > COMMIT_BYTES:
+            yield piece
+            piece, size = [], 0
+        piece.append(batch)
+        size += batch.nbytes
+    if piece:
+        yield piece
 
 
 @dataclass(slots=True)

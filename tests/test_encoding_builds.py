@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs import build, cli
+from jobs import build, cli, verify
 from jobs.execute import Executor
-from jobs.options import Answer, BuildOptions
-from pipelines import made_latents
+from jobs.options import Answer, BuildOptions, VerifyOptions
+from pipelines import made_latents, staged_rows
 from pipelines.build_plan import plan_build
 from pipelines.build_unit import BuildWorker, encodes
 from pipelines.clip_encoder import load_encoder
 from pipelines.encoders.wavelet import Wavelet
 from pipelines.lake import Lake
+from pipelines.made_latents import MadeLatents
 from pipelines.promised_latents import completed, promise
 from pipelines.video import VideoTools
 from schemas.errors import FingerprintMismatch, LakeError, LayoutError, RecipeError, ReleaseMismatch
@@ -57,7 +58,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def quad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An episode of four cameras, of the size that is asked for: they can be copied."""
-    return quad_lake(tmp_path_factory.mktemp("quad"))
+    return quad_lake(tmp_path_factory.mktemp("quad"), num_steps=12)
 
 
 @pytest.fixture
@@ -284,6 +285,69 @@ def test_latents_that_another_run_put_there_meanwhile_count(
     assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
 
 
+def test_latents_left_by_a_run_that_died_give_way_to_those_that_came_since(
+    fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, other = fresh(), fresh()
+    half = CLIPS.model_copy(update={"dtype": "float16"})
+
+    def die(*_: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(made_latents, "commit_file", die)
+        with pytest.raises(KeyboardInterrupt):
+            run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    for one in (lake, other):
+        run_encode(one, half)
+    run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    run_build(other, tmp_path / "other", RECIPE)
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+
+
+def test_latents_that_come_after_the_plan_are_not_joined(
+    fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, other = fresh(), fresh()
+    whole = MadeLatents.take_up
+
+    def late(self: MadeLatents, staging: Path) -> Lake:
+        run_encode(lake, with_(CLIPS, {"clip": ClipRecipe(kind="fixed", num_frames=5, phases=(2,))}))
+        return whole(self, staging)
+
+    monkeypatch.setattr(MadeLatents, "take_up", late)
+    run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    monkeypatch.undo()
+    run_build(other, tmp_path / "other", RECIPE, encode=CLIPS)
+    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+
+
+def test_a_release_is_verified_beside_other_latents_of_its_encoder(fresh: Copy, tmp_path: Path) -> None:
+    lake, out = fresh(), tmp_path / "out"
+    for size in (32, 64):
+        run_encode(lake, with_(CLIPS, {"views": ViewsRecipe(height_px=size, width_px=size)}))
+    run_build(lake, out, RECIPE, encode=with_(CLIPS, {"views": ViewsRecipe(height_px=96, width_px=128)}))
+    told = verify.run(VerifyOptions(str(out), str(lake)))
+    assert told.values["ok"], told.values["problems"]
+    assert told.values["lake"]["is_unchanged"]
+
+
+def test_latents_come_into_the_lake_in_pieces(fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staged_rows, "COMMIT_BYTES", 700_000)
+    pieces: list[int] = []
+    whole = Lake.insert
+
+    def counting(self: Lake, name: str, rows: Any) -> int:
+        pieces.append(rows.num_rows)
+        return whole(self, name, rows)
+
+    monkeypatch.setattr(Lake, "insert", counting)
+    lake = fresh()
+    answer = run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    assert max(pieces) == 2 < len(pieces)  # rows of 294,912 bytes of latents
+    assert sum(pieces) == answer.values["encoded_clips"] == len(rows_of(lake))
+
+
 def test_a_clip_that_cannot_be_encoded_stops_the_build(
     fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,7 +380,8 @@ def test_other_weights_than_the_plans_stop_the_build(fresh: Copy, tmp_path: Path
         ({"encoder": "wavelet@abcdef"}, {}, "makes those of wavelet@"),
         ({"rate": "10", "where": "num_steps > 9"}, {"rate": "native"}, "of those of --encode are at another"),
         ({"views": {"canvas": "side_by_side"}}, {"views": {"fit": "crop"}}, "leave out slots and fit"),
-        ({"views": {"canvas": "side_by_side"}}, {"views": {"canvas": "grid_2x2"}}, "latents of other pictures"),
+        ({"views": {"canvas": "side_by_side"}}, {"views": {"canvas": "grid_2x2"}}, "latents of the canvas grid_2x2"),
+        ({}, {"views": {"canvas": "grid_2x2", "height_px": None, "width_px": None}}, "of the canvas grid_2x2"),
         ({}, {"clip": {"kind": "fixed", "num_frames": 9}}, "episodes have none of view primary"),
         ({}, {"clip": {"kind": "fixed", "num_frames": 9997}}, "no episode has any"),
         ({}, {"views": {"width_px": 90}}, "set views.height_px=48 and views.width_px=88 where it is encoded"),
