@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from lerobot.configs.video import RGBEncoderConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from torch.utils.data import DataLoader, Subset
 
 from benchmarks.bench_lerobot_writer import write_ours, write_theirs
 from benchmarks.side_by_side import compare, machine
@@ -35,6 +36,7 @@ LIMIT = 100
 RATE = 20
 HORIZON = 16
 OTHER_GOPS = (2, 8)
+LOADED = 20
 
 
 def opened(folder: Path, backend: str, *, windowed: bool = True) -> LeRobotDataset:
@@ -50,6 +52,13 @@ def read(dataset: LeRobotDataset, order: np.ndarray) -> None:
     """Every window of ``order`` once."""
     for index in order:
         dataset[int(index)]
+
+
+def load(dataset: LeRobotDataset, order: np.ndarray) -> None:
+    """Every window of ``order`` once, by a DataLoader with a worker for each core, as trainers read."""
+    subset = Subset(dataset, order.tolist())
+    for _ in DataLoader(subset, batch_size=4, num_workers=os.cpu_count() or 1):
+        pass
 
 
 def decode(folder: Path, order: np.ndarray) -> None:
@@ -127,6 +136,17 @@ def main(paths: list[str]) -> None:
                 "window",
                 3,
             )
+        many = np.concatenate([order] * LOADED)
+        loaded = [opened(root / name, "pyav") for name in (str(usual), "theirs")]
+        compare(
+            f"such windows by a DataLoader with {os.cpu_count()} workers, its start included, pyav",
+            ("written by wamloom", lambda: load(loaded[0], many)),
+            ("written by LeRobot", lambda: load(loaded[1], many)),
+            len(many),
+            "window",
+            3,
+            cpu=False,
+        )
         for what, windowed in (("window", True), ("single picture", False)):
             for gop in OTHER_GOPS:
                 pair = [opened(root / str(one), "pyav", windowed=windowed) for one in (usual, gop)]

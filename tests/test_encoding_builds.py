@@ -33,7 +33,7 @@ Copy = Callable[[], Path]
 SMALL = ViewsRecipe(height_px=48, width_px=64)
 CLIPS = EncodeRecipe(views=SMALL, clip=ClipRecipe(kind="fixed", num_frames=5, stride=3, phases=(0, 1)), batch_clips=2)
 RECIPE = BuildRecipe(
-    formats=("lerobot_v3", "webdataset", "lerobot_v21"),
+    formats=("lerobot_v3", "webdataset"),
     content="both",
     encoder="wavelet",
     views=SMALL,
@@ -46,12 +46,12 @@ RECIPE = BuildRecipe(
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four episodes of the gantry, and one of the arm, with two cameras."""
+    """Three episodes of the gantry, and one of the arm, with two cameras."""
     folder = tmp_path_factory.mktemp("recordings")
-    write_short(folder, lengths=(12, 9, 7, 16))
+    write_short(folder, lengths=(12, 9, 16))
     write_short(folder, lengths=(8,), robot=0)
     root = tmp_path_factory.mktemp("lake") / "lake"
-    assert run_ingest([folder], root).values["kept"] == 5
+    assert run_ingest([folder], root).values["kept"] == 4
     return root
 
 
@@ -174,7 +174,7 @@ def test_each_view_is_decoded_once(fresh: Copy, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(VideoTools, "decode_sizes", counting)
     run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
     assert sorted(decodes) == sorted(set(decodes))
-    assert len(decodes) == 4 + 2
+    assert len(decodes) == 3 + 2
 
 
 def test_only_what_the_lake_lacks_is_encoded(fresh: Copy, tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_what_is_dropped_is_not_encoded(fresh: Copy, tmp_path: Path) -> None:
     views = ViewsRecipe(slots=("primary", "wrist_left"), height_px=48, width_px=64)
     recipe = RECIPE.model_copy(update={"views": views})
     answer = run_build(lake, tmp_path / "out", recipe, encode=CLIPS.model_copy(update={"views": views}))
-    assert answer.values["dropped"] == 4
+    assert answer.values["dropped"] == 3
     assert len({row["episode_id"] for row in rows_of(lake)}) == 1
     assert run_build(lake, tmp_path / "out", recipe, encode=CLIPS.model_copy(update={"views": views})).values["already"]
 
