@@ -64,6 +64,7 @@ class MadeLatents:
         is_stored = all(rows.get(row["latent_id"], row["row_sha256"]) == row["row_sha256"] for row in stored)
         if not is_stored:
             forget_unit(self._staging, unit_id)
+        path.unlink()  # last, so that whoever dies before looks again
         return made, is_stored
 
     def whole(self) -> Lake:

@@ -34,6 +34,7 @@ def commit_staged(lake: Lake, table: str, staging: Path, files: Sequence[FileRec
     """Puts the rows of the staged ``files`` into ``table``; after this returns, they survive anything."""
     for record in files:
         commit_file(lake, table, staging / record.path)
+        (staging / record.path).unlink()
 
 
 def staged_hashes(path: Path) -> dict[str, str]:
@@ -47,12 +48,11 @@ def staged_hashes(path: Path) -> dict[str, str]:
 
 
 def commit_file(lake: Lake, table: str, path: Path) -> int:
-    """The same of one file, in pieces of bounded size; returns how many of its rows were not there yet."""
+    """The same of one file, which stays, in pieces of bounded size; returns how many of its rows were not there yet."""
     new = 0
     with pa.memory_map(str(path)) as file, pa.ipc.open_file(file) as reader:
         for piece in _pieces(reader):
             new += lake.insert(table, pa.Table.from_batches(piece))
-    path.unlink()
     return new
 
 
