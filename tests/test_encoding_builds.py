@@ -222,10 +222,8 @@ def test_an_interrupted_build_goes_on_and_encodes_nothing_twice(fresh: Copy, tmp
     assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
 
 
-def test_latents_of_a_unit_that_was_done_when_the_run_died_come_into_the_lake(
-    fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lake, other = fresh(), fresh()
+def die_before_commit(lake: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds until the latents of the first unit would come into the lake."""
 
     def die(*_: Any) -> int:
         raise KeyboardInterrupt
@@ -233,7 +231,15 @@ def test_latents_of_a_unit_that_was_done_when_the_run_died_come_into_the_lake(
     with monkeypatch.context() as patched:
         patched.setattr(made_latents, "commit_file", die)
         with pytest.raises(KeyboardInterrupt):
-            run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+            run_build(lake, out, RECIPE, encode=CLIPS)
+
+
+def test_latents_of_a_unit_that_was_done_when_the_run_died_come_into_the_lake(
+    fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake, other = fresh(), fresh()
+
+    die_before_commit(lake, tmp_path / "out", monkeypatch)
     assert not rows_of(lake)
     answer = run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
     assert 0 < answer.values["encoded_clips"] < len(rows_of(lake))
@@ -291,13 +297,7 @@ def test_latents_left_by_a_run_that_died_give_way_to_those_that_came_since(
     lake, other = fresh(), fresh()
     half = CLIPS.model_copy(update={"dtype": "float16"})
 
-    def die(*_: Any) -> int:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(made_latents, "commit_file", die)
-        with pytest.raises(KeyboardInterrupt):
-            run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
+    die_before_commit(lake, tmp_path / "out", monkeypatch)
     for one in (lake, other):
         run_encode(one, half)
     run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
