@@ -92,7 +92,7 @@ def main() -> None:
                 ),
                 sum(len(part) for part in frames),
                 "frame",
-                2,
+                3,
             )
     finally:
         shutil.rmtree(root)

@@ -260,13 +260,15 @@ class PictureLevels:
         """Frames of the episode, which has ``num_steps``."""
         looked_at = sampled_steps(num_steps)
         chosen = looked_at[(looked_at >= first_step) & (looked_at < first_step + len(frames))] - first_step
-        self._episode[view] += color_levels(frames[chosen])
+        for index in chosen:
+            self._episode[view] += color_levels(frames[index])
 
     def add_copied(self, view: str, pictures: Pictures, num_steps: int) -> None:
         """The frames of the episode are copied: of those that count, the pictures are asked for."""
         self._copied.add(view)
         for chunk in pictures(sampled_steps(num_steps)):
-            self._episode[view] += color_levels(chunk)
+            for frame in chunk:
+                self._episode[view] += color_levels(frame)
 
     def end(self, num_steps: int) -> dict[str, dict[str, Any]]:
         """The statistics of the episode, by view."""
