@@ -7,7 +7,7 @@ import json
 import statistics
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.build_latents import choose_latents
@@ -128,17 +128,9 @@ def content_now(
     for stored, episode in zip(stored_episodes(lake, ids), episodes, strict=True):
         found = [rows[stored.episode_id], *latent_hashes_of(stored, recipe, found_latents)]
         for joined in texts:
-            found += joined.hashes_of(stored, _plan_of(episode))
+            found += joined.hashes_of(stored, EpisodePlan.told_by(episode))
         inputs[stored.episode_id] = found
     return content_hash(inputs)
-
-
-def _plan_of(episode: Mapping[str, Any]) -> EpisodePlan:
-    """The plan of an episode, of which the manifest has every field."""
-    known = {name.name: episode[name.name] for name in fields(EpisodePlan)}
-    known["instructions"] = tuple((start, text) for start, text in episode["instructions"])
-    known["other_instructions"] = tuple(episode["other_instructions"])
-    return EpisodePlan(**known)
 
 
 def sources_of(lake: Lake, episode_ids: Collection[str]) -> dict[str, Any]:

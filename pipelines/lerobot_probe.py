@@ -123,7 +123,7 @@ class LeRobotProbe(ABC):
         for path in sorted((self._folder / "latents").glob(pattern)):
             with safetensors.safe_open(str(path), "numpy") as file:
                 facts = json.loads(file.metadata()["wamloom"])
-                num_latents, *shape = file.get_slice("latents").get_shape()
+                values = file.get_tensor("latents")
             view = path.parent.name
             name = f"lineage.frame_id.{view}"
             times, ids = facts["times_ns"], facts["frame_ids"]
@@ -132,13 +132,18 @@ class LeRobotProbe(ABC):
             shown = table[name if by_frame else "lineage.source_time_ns"].to_numpy()[step : last + 1]
             known = ids if by_frame else times
             for latent, (start, stop) in enumerate(
-                latent_spans(facts["leading_frames"], facts["temporal_stride"], num_latents)
+                latent_spans(facts["leading_frames"], facts["temporal_stride"], len(values))
             ):
                 if known[stop - 1] >= shown[0] and known[start] <= shown[-1]:
                     end = times[stop] if stop < len(times) else times[-1] + 1
                     found.append(
                         LatentSpan(
-                            view, facts["latent_id"], latent, tuple(ids[start:stop]), (times[start], end), tuple(shape)
+                            view,
+                            facts["latent_id"],
+                            latent,
+                            tuple(ids[start:stop]),
+                            (times[start], end),
+                            values[latent],
                         )
                     )
         return found

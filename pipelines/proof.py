@@ -20,6 +20,7 @@ from pipelines.action_plan import ActionPlan
 from pipelines.alignment import ROUNDING_DB, UNLIKE_DB, best_lag, lagged_psnr, middle_by_lag
 from pipelines.barcode import read
 from pipelines.formats import Format
+from pipelines.joined_proof import JoinedProof
 from pipelines.lake import Lake
 from pipelines.numbers import EpisodeNumbers
 from pipelines.probes import EpisodeRows, Probe
@@ -84,20 +85,25 @@ class GroupProof:
         self._seen: dict[tuple[str, str], list[np.ndarray]] = {}
         self._channels: dict[tuple[str, str], list[int]] = {}
         self._broken: set[str] = set()
+        self._joined = None if lake is None else JoinedProof(lake, recipe, manifest["latents"], result)
         for name, groups in manifest["counts"].items():
             if group["name"] not in groups:
                 continue
             form = cast(Format, registry.load("formats", name).FORMAT)
-            if name not in registry.names("probes"):
-                self._skipped(f"{name} is hashed and counted; its rows are not read back")
-                continue
             self._windowed[name] = form.windowed
             where = folder / (form.beside or name) / group["name"]
-            self._places[name] = str(where)
+            has_rows = name in registry.names("probes")
+            if not has_rows and name not in registry.names("joined"):
+                self._skipped(f"{name} is hashed and counted; its rows are not read back")
             try:
-                self._probes[name] = registry.load("probes", name).open_group(where, group)
+                if has_rows:
+                    self._probes[name] = registry.load("probes", name).open_group(where, group)
+                if self._joined is not None:
+                    self._joined.open(name, where, group)
             except _UNREADABLE as error:
                 result.problems.append(Problem(str(where), f"cannot be read back: {error}"))
+            else:
+                self._places[name] = str(where)
 
     def close(self) -> None:
         """Ends what was opened."""
@@ -112,19 +118,17 @@ class GroupProof:
         numbers: EpisodeNumbers | None,
     ) -> Iterator[Problem]:
         """Problems of one episode. ``lineage`` are its rows of it; ``stored`` and ``numbers`` are what the lake has of it."""
-        for name, probe in self._probes.items():
-            place = f"{self._places[name]} episode {episode['episode_index']}"
+        for name, place in self._places.items():
+            found: list[str] = []
             try:
-                rows = probe.rows(episode)
-                found = list(self._rows(name, episode, rows, lineage, numbers))
-                if stored is not None and numbers is not None and not found:
-                    found += self._made(name, rows, stored, numbers)
-                if episode["episode_id"] in self._chosen and len(rows.steps):
-                    found += self._frames(name, probe, episode, rows, lineage, stored, numbers)
+                if name in self._probes:
+                    found += self._row_by_row(name, episode, lineage, stored, numbers)
+                if self._joined is not None and stored is not None and episode["episode_id"] in self._chosen:
+                    found += self._joined.of(name, episode, lineage, stored, self._probes.get(name))
             except _UNREADABLE as error:
                 found = [f"cannot be read back: {error}"]
                 self._broken.add(name)
-            yield from (Problem(place, message) for message in found)
+            yield from (Problem(f"{place} episode {episode['episode_index']}", message) for message in found)
 
     def end(self) -> Iterator[Problem]:
         """Problems of the group as a whole: whether its statistics are those of its rows."""
@@ -137,6 +141,24 @@ class GroupProof:
             rows: np.ndarray = np.concatenate(parts)
             for message in self._statistics(rows, stats, vector, self._channels[name, vector]):
                 yield Problem(self._places[name], f"{vector}: {message}")
+
+    def _row_by_row(
+        self,
+        name: str,
+        episode: Mapping[str, Any],
+        lineage: pa.Table,
+        stored: StoredEpisode | None,
+        numbers: EpisodeNumbers | None,
+    ) -> list[str]:
+        """What is wrong with the rows and pictures that a format has of an episode."""
+        probe = self._probes[name]
+        rows = probe.rows(episode)
+        found = list(self._rows(name, episode, rows, lineage, numbers))
+        if stored is not None and numbers is not None and not found:
+            found += self._made(name, rows, stored, numbers)
+        if episode["episode_id"] in self._chosen and len(rows.steps):
+            found += self._frames(name, probe, episode, rows, lineage, stored, numbers)
+        return found
 
     def _rows(
         self,

@@ -20,6 +20,7 @@ _PACKAGES = {
     "layouts": "pipelines.layouts",
     "readers": "pipelines.readers",
     "probes": "pipelines.probes",
+    "joined": "pipelines.joined",
     "checks": "validation.checks",
 }
 _EXPORTS = {
@@ -30,6 +31,7 @@ _EXPORTS = {
     "formats": "FORMAT",
     "layouts": "write",
     "probes": "open_group",
+    "joined": "open_group",
 }
 """What tells a member from any other module that a dotted name can lead to."""
 

@@ -5,8 +5,8 @@ The words that the build line and the families of formats share; ``pipelines.for
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 
@@ -99,6 +99,14 @@ class EpisodePlan:
     success: bool | None = None
     """None where nobody said."""
     split: Split = "train"
+
+    @classmethod
+    def told_by(cls, episode: Mapping[str, Any]) -> Self:
+        """The plan of an episode of a manifest, which has every field."""
+        known = {one.name: episode[one.name] for one in fields(cls)}
+        known["instructions"] = tuple((start, text) for start, text in episode["instructions"])
+        known["other_instructions"] = tuple(episode["other_instructions"])
+        return cls(**known)
 
     @property
     def texts(self) -> tuple[tuple[int, int, str], ...]:

@@ -1,14 +1,16 @@
 """Embeddings of instructions as files of a release, for the formats that carry them: found, checked, written, counted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from pipelines.probed import HeldText
 from pipelines.read_back import read_index, unreadable
 from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress
-from pipelines.storage import json_bytes, write_durably
+from pipelines.storage import inside, json_bytes, write_durably
 from pipelines.text_rows import TextEmbedding
 from pipelines.torch_files import read_torch, tensor, write_torch
 from schemas.errors import RecipeError, ReleaseError
@@ -150,6 +152,20 @@ class EpisodeTextsFormat:
                 raise unreadable(path, "it is not the embedding that the index tells of")
             found += 1
         return {"samples": found, "frames": 0, "episodes": found}
+
+
+class WrittenTexts:
+    """Reads back what ``EpisodeTextsFormat`` wrote; see ``pipelines.joined``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows = {row["episode_index"]: row for row in read_index(folder / EPISODE_INDEX)["episodes"]}
+
+    def of(self, episode: Mapping[str, Any], lineage: pa.Table) -> Iterator[HeldText]:  # noqa: ARG002 - of the protocol
+        """The embedding of an episode."""
+        row = self._rows[episode["episode_index"]]
+        path = inside(self._folder, row["file"])
+        yield HeldText(str(path), row["text"], read_torch(path).float().numpy(), row["dtype"])
 
 
 def padded(embedding: TextEmbedding) -> tuple[np.ndarray, np.ndarray]:

@@ -224,7 +224,9 @@ def test_from_recordings_to_files(tmp_path: Path) -> None:
     )
     run_build(tmp_path / "lake", tmp_path / "out", recipe)
     lake = Lake.open(tmp_path / "lake")
-    assert verify_release(tmp_path / "out", lake, readers=True).problems == []
+    result = verify_release(tmp_path / "out", lake, readers=True)
+    assert result.problems == []
+    assert result.checked["texts_compared_with_the_lake"] == 3
     (group,) = read_json(tmp_path / "out" / "manifest.json")["groups"]
     folder = tmp_path / "out" / "cosmos_policy" / group["name"]
     files = LiberoFiles(folder / "demos/train", folder / "rollouts/train")

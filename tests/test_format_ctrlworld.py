@@ -18,6 +18,7 @@ from pipelines.formats.fastwam import WITH_INSTRUCTION
 from pipelines.lake import Lake
 from pipelines.latent_steps import FrameLatents
 from pipelines.selection import stored_episodes
+from pipelines.torch_files import read_torch, write_torch
 from pipelines.verify import verify_release
 from pipelines.video_writer import VideoWriter
 from schemas.embodiment import Channel
@@ -31,6 +32,7 @@ from tests.clips import encode, pictures
 from tests.droid_tree import EXT1, EXT2, STEP_START, WRIST, columns, metadata, write_recording
 from tests.fake_build import FakeBuild, frame_number, make_build, needs_of, write_build
 from tests.real import real_data
+from tests.release_chain import seal_again
 
 NUM_HISTORY, NUM_FRAMES, DOWN_SAMPLE = 6, 5, 3
 SPLITS = ("train", "val")
@@ -343,7 +345,15 @@ def test_a_set_comes_back_from_the_lake_as_it_was(tmp_path: Path) -> None:
     for split in SPLITS:
         for index in range(len(read_json(folder / f"dataset_meta_info/{folder.name}/{split}_sample.json"))):
             assert ctrlworld_sample(folder, folder.name, split, index, 3)["action"].shape == (11, 7)
-    assert verify_release(out).ok
+    result = verify_release(out, Lake.open(lake))
+    assert result.ok
+    assert result.checked["latents_compared_with_the_lake"] == len(latents)
+    path = next(folder.rglob("*.pt"))
+    write_torch(path, read_torch(path).flip(0))
+    seal_again(out)
+    problems = verify_release(out, Lake.open(lake)).problems
+    assert problems
+    assert all(found.message.startswith(f"{path}: the latent of frames") for found in problems)
 
 
 def cartesian_at(columns: dict[str, np.ndarray], seconds: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from pipelines.formats import fastwam, gigaworld, motus
 from pipelines.lake import Lake
 from pipelines.stats import stats_from_json
 from pipelines.text_rows import embedding_of
+from pipelines.torch_files import read_torch, write_torch
 from pipelines.verify import verify_release
 from schemas.errors import RecipeError, ReleaseError
 from schemas.recipes import BuildRecipe, load_recipe
@@ -27,6 +28,7 @@ from schemas.release_choices import TextChoice, TextKind
 from schemas.text_recipe import TextRecipe
 from tests.chain import read_json, run_build, run_ingest, tables, write_short
 from tests.fake_build import FakeBuild, make_build, needs_of, write_build
+from tests.release_chain import seal_again
 
 RECIPES = Path(__file__).resolve().parents[1] / "jobs" / "recipes"
 TRAINERS = ("ctrlworld", "fastwam", "gigaworld", "lingbot", "motus")
@@ -217,7 +219,15 @@ def test_one_folder_has_the_texts_of_two_trainers(tmp_path: Path) -> None:
     told = read_json(tmp_path / "release" / "manifest.json")["texts"]
     kinds = [(kind["template"], kind["length"]) for kind in (told, told["formats"]["fastwam"])]
     assert kinds == [("plain", 32), ("fastwam", 24)]
-    assert verify_release(tmp_path / "release", lake).ok
+    result = verify_release(tmp_path / "release", lake)
+    assert result.ok
+    assert result.checked["texts_compared_with_the_lake"] == 2 * len(episodes)
+    path = folder / "t5_embedding" / "episode_000000.pt"
+    write_torch(path, read_torch(path).flip(0))
+    seal_again(tmp_path / "release")
+    (problem,) = verify_release(tmp_path / "release", lake).problems
+    assert f"{path}: the embedding of" in problem.message
+    assert problem.message.endswith("is not the lake's")
 
 
 def test_texts_of_a_format_that_is_not_built_are_an_error() -> None:

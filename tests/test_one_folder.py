@@ -1,6 +1,7 @@
 """One folder for LingBot-VA, DreamZero and FastWAM: each finds there what its loader asks for, from made and from real DROID."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from jobs import texts
 from jobs.options import TextsOptions
 from pipelines.lake import Lake
 from pipelines.text_rows import embedding_of
+from pipelines.torch_files import write_torch
+from pipelines.verify import verify_release
 from schemas.recipes import ViewsRecipe
 from schemas.text_recipe import TextRecipe
 from tests import text_models, tiny_models
 from tests.chain import build_as_told, read_json, run_ingest
 from tests.real import real_data
+from tests.release_chain import seal_again
 from tests.test_format_lingbot import read_sample
 from tests.test_format_texts import SENTENCE, fastwam_context
 from tests.test_trainer_recipes import make_droid_lake, vector
@@ -119,3 +123,31 @@ def test_fastwam_finds_its_texts_and_statistics(folder: Path, lake: Lake, episod
         steps = [getattr(np.concatenate([one[t:] for one in actions]), name)(axis=0) for t in range(SAMPLE)]
         np.testing.assert_allclose(stats["action"]["default"][f"stepwise_{name}"], steps, atol=1e-6)
     assert (stats["num_episodes"], stats["num_transition"]) == (len(episodes), sum(map(len, actions)))
+
+
+def test_latents_and_texts_are_proven_against_the_lake_and_what_was_changed_is_named(
+    folder: Path, lake: Lake, tmp_path: Path
+) -> None:
+    release, many = folder.parent.parent, 1000
+    whole = verify_release(release, lake, num_episodes=many)
+    assert whole.ok
+    files = sorted((folder / "latents").rglob("*.pth"))
+    assert whole.checked["latents_compared_with_the_lake"] == sum(
+        torch.load(path, weights_only=True)["latent_num_frames"] for path in files
+    )
+    texts_of_fastwam, empty = whole.checked["episodes"], whole.checked["episodes"]
+    assert whole.checked["texts_compared_with_the_lake"] >= len(files) + texts_of_fastwam + empty
+    changes: dict[str, Any] = {
+        "is not the lake's": lambda content: {**content, "latent": content["latent"].flip(0)},
+        "the embedding of": lambda content: {**content, "text_emb": content["text_emb"].flip(0)},
+        "have other words than": lambda content: {**content, "text": "something else"},
+    }
+    copy = Path(shutil.copytree(release, tmp_path / "copy"))
+    path = copy / files[0].relative_to(release)
+    content = torch.load(path, weights_only=True)
+    for message, change in changes.items():
+        write_torch(path, change(content))
+        seal_again(copy)
+        problems = verify_release(copy, lake, num_episodes=many).problems
+        assert problems
+        assert all(str(path) in found.message and message in found.message for found in problems)

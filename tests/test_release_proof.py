@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from jobs import report, verify
 from jobs.options import Answer, ReportOptions, VerifyOptions
@@ -55,6 +57,7 @@ def test_a_whole_release_passes_and_its_certificate_says_what_was_seen(
     assert checked["runs_aligned"] + checked.get("runs_standing_still", 0) == len(FORMATS) * (5 + 2 * 2)
     assert checked["runs_aligned"] > 0
     assert checked["marks_read"] > 0
+    assert checked["latents_compared_with_the_lake"] > 0
     widths = 2 * 5 + 2 * 7
     assert (
         checked["channels_recomputed"] == (len(FORMATS) - 1) * widths + widths // 2
@@ -196,6 +199,26 @@ def test_a_video_of_another_episode_is_found(copy: Path, lake: Path) -> None:
     result = verify_release(copy, Lake.open(lake))
     assert {"lerobot_v21" in problem.where for problem in result.problems} == {True}
     assert any("frames for the" in problem.message for problem in result.problems), result.problems
+
+
+def test_latents_that_are_not_the_lakes_are_named(copy: Path, lake: Path) -> None:
+    path = sorted((copy / "lerobot_v3").rglob("*.safetensors"))[0]
+    with safetensors.safe_open(str(path), "numpy") as file:
+        values, told = file.get_tensor("latents"), file.metadata()
+    path.write_bytes(safetensors.numpy.save({"latents": values[::-1].copy()}, metadata=told))
+    shard = sorted((copy / "webdataset").rglob("*.tar"))[0]
+    with tarfile.open(shard) as tar:
+        members = [member for member in tar if member.name.endswith(".latent.npy")]
+    with shard.open("r+b") as file:
+        for member in members:
+            file.seek(member.offset_data + member.size - 1)
+            last = file.read(1)[0]
+            file.seek(member.offset_data + member.size - 1)
+            file.write(bytes([last ^ 1]))
+    seal_again(copy)
+    problems = verify_release(copy, Lake.open(lake)).problems
+    assert all("the latent of frames" in one.message and "is not the lake's" in one.message for one in problems)
+    assert {Path(one.where.partition(" episode")[0]).parent.name for one in problems} == {"lerobot_v3", "webdataset"}
 
 
 def test_latents_of_another_encoder_are_refused(release: Path) -> None:

@@ -90,10 +90,10 @@ class _WebDataset:
                     span["latent"],
                     tuple(span["frame_ids"]),
                     (span["times_ns"][0], span["times_ns"][1]),
-                    tuple(self._array(path, members[f"{view}.latent.npy"]).shape[1:]),
+                    values,
                 )
                 for view, spans in sorted(facts["latents"].items())
-                for span in spans
+                for span, values in zip(spans, self._array(path, members[f"{view}.latent.npy"]), strict=True)
             ),
         )
 
