@@ -137,7 +137,9 @@ def verify_release(
         with contextlib.closing(proof):
             result.problems += list(_lineage_problems(folder, recipe, group_entry, lake, result.checked, proof))
     if lake is None:
-        result.skipped.append("numbers and pictures were not compared with the lake's, since none was given")
+        result.skipped.append(
+            "numbers, pictures, latents and embeddings were not compared with the lake's, since none was given"
+        )
     return result
 
 

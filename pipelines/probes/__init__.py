@@ -1,7 +1,8 @@
 """Probes: how ``verify`` and ``show`` read a format back, episode by episode and sample by sample. Each is named like its format.
 
 A member module exports ``open_group(folder: Path, group: Mapping) -> Probe`` for a group's folder and its entry in the
-manifest. A format without a probe is hashed and counted, and its samples cannot be shown.
+manifest. A format without a probe is hashed and counted, and its samples cannot be shown; ``pipelines.joined`` is for what it
+joins to the rows of another.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Reads Cosmos Policy's HDF5 files back as it does: each is an episode, a demonstration or a rollout.
 
 Compared are the measured state (``robot_states`` or ``proprio``), the actions (made anew from the lake, by what the recipe asks),
-which rows count, and the pictures. Times, source rows and frame numbers are not in the files; embeddings are counted.
+which rows count, and the pictures. Times, source rows and frame numbers are not in the files.
 """
 
 import json

@@ -4,7 +4,7 @@ paths in it; frame i of a video is step ``i * stride``.
 Compared are the rows of each step, put together to the vectors of the lake: every float32 is written as the double it equals, so
 nothing is lost. What has a row for each frame (``states``, ``joints``, ``state``, ``continuous_gripper_state``) must be made of
 those. Which steps count is held, which of them are samples is held against that, and ``stat.json`` against the statistics. Times,
-source rows and frame numbers are not in the annotations; latents are counted.
+source rows and frame numbers are not in the annotations.
 """
 
 import json

@@ -27,6 +27,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_probes_are_of_formats_and_these_releases_have_them_all() -> None:
     assert set(MEMBERS) <= set(registry.names("formats"))
     assert set(MEMBERS) == {*PLAIN, *OF_ARMS}
+    assert set(registry.names("joined")) <= set(registry.names("formats"))
 
 
 @pytest.mark.parametrize("name", MEMBERS)
