@@ -250,11 +250,13 @@ def test_latents_of_a_unit_that_was_done_when_the_run_died_come_into_the_lake(
 
 @pytest.mark.ray
 def test_on_ray(fresh: Copy, tmp_path: Path, ray_executor: Executor) -> None:
-    lake, other = fresh(), fresh()
-    run_build(lake, tmp_path / "ray", RECIPE, OnRay(ray_executor, 2), CLIPS)
+    other = fresh()
     run_build(other, tmp_path / "inline", RECIPE, encode=CLIPS)
-    assert tree_bytes(tmp_path / "ray") == tree_bytes(tmp_path / "inline")
-    assert rows_of(lake) == rows_of(other)
+    for num_workers in (1, 2):
+        lake, out = fresh(), tmp_path / str(num_workers)
+        run_build(lake, out, RECIPE, OnRay(ray_executor, num_workers), CLIPS)
+        assert tree_bytes(out) == tree_bytes(tmp_path / "inline")
+        assert rows_of(lake) == rows_of(other)
 
 
 def test_a_lake_that_went_back_gets_what_it_lacks_again(fresh: Copy, tmp_path: Path) -> None:
