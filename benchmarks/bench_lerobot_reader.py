@@ -6,9 +6,9 @@ of a DataLoader. Most of what that reader does is the same for both (copies of p
 decoding of the same windows stands alone.
 """
 
+import argparse
 import os
 import shutil
-import sys
 import tempfile
 from fractions import Fraction
 from itertools import islice
@@ -92,8 +92,13 @@ def psnr(folder: Path, frames: list[np.ndarray]) -> float:
     return float(10 * np.log10(255**2 / np.mean(errors)))
 
 
-def main(paths: list[str]) -> None:
+def main() -> None:
     """Prints the comparison for both backends that LeRobot has, and what other distances of key frames would change."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("videos", nargs="*")
+    parser.add_argument("--crf", type=int, default=VideoRecipe().crf, help="of ours, such as one of LeRobot's PSNR")
+    options = parser.parse_args()
+    paths: list[str] = options.videos
     print(machine())
     torch.set_num_threads(1)
     av.logging.set_level(av.logging.ERROR)
@@ -105,7 +110,7 @@ def main(paths: list[str]) -> None:
     usual = VideoRecipe().gop
     try:
         for gop in (usual, *OTHER_GOPS):
-            build = made(frames, gop)
+            build = made(frames, gop, options.crf)
             write_ours(build, frames, root / str(gop))
         write_theirs(build, frames, root / "theirs", RGBEncoderConfig())
         for name in (str(usual), *map(str, OTHER_GOPS), "theirs"):
@@ -162,17 +167,17 @@ def main(paths: list[str]) -> None:
         shutil.rmtree(root)
 
 
-def made(frames: list[np.ndarray], gop: int) -> FakeBuild:
+def made(frames: list[np.ndarray], gop: int, crf: int) -> FakeBuild:
     """A build of these episodes."""
     return make_build(
         [len(part) for part in frames],
         rate=str(RATE),
         views=[("primary", *frames[0].shape[1:3])],
-        recipe=BuildRecipe(tokenizer=None, video=VideoRecipe(gop=gop)),
+        recipe=BuildRecipe(tokenizer=None, video=VideoRecipe(gop=gop, crf=crf)),
         with_tokens=False,
         episodes_per_unit=len(frames),
     )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
