@@ -87,7 +87,7 @@ def _told(look: SampleLook) -> list[str]:
     if content.tokens is not None:
         lines.append(f"  {len(content.tokens)} tokens: {' '.join(map(str, content.tokens))}")
     lines += [
-        f"  latent frame {one.latent} of {one.view}, {'x'.join(map(str, one.values.shape))}, of frames "
+        f"  latent frame {one.latent} of {one.view}, {'x'.join(map(str, one.shape))}, of frames "
         f"{' '.join(map(str, one.frame_ids))}, {one.times_ns[0] / 1e9:.3f} to {one.times_ns[1] / 1e9:.3f} s "
         f"(clip {one.latent_id[:12]})"
         for one in content.latents

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from jobs.options import Answer, VerifyOptions
-from pipelines.build_sources import content_now
 from pipelines.certificate import certificate, certificate_bytes
 from pipelines.clip_encoder import load_encoder
 from pipelines.lake import Lake, is_lake
@@ -17,8 +16,7 @@ from pipelines.problems import Problem, Verification
 from pipelines.release import read_manifest
 from pipelines.storage import write_durably
 from pipelines.verify import FRAME_EPISODES, verify_lake, verify_release
-from schemas.errors import LakeError, ReleaseError, UsageError
-from schemas.recipes import BuildRecipe, validate_model
+from schemas.errors import ReleaseError, UsageError
 
 _WIDTH = 110
 _SHOWN = 20
@@ -47,7 +45,7 @@ def run(options: VerifyOptions) -> Answer:
     else:
         source = None if options.lake is None else Lake.open(options.lake)
         result = verify_release(Path(options.target), source, options.readers, options.episodes or FRAME_EPISODES)
-        told = _release_certificate(options, source, result)
+        told = _release_certificate(options, result)
         if told is not None and options.certificate is not None:
             write_durably(Path(options.certificate), certificate_bytes(told))
     shown = [check.plain for check in checks]
@@ -80,7 +78,7 @@ def run(options: VerifyOptions) -> Answer:
     return Answer(values, lines, 0 if result.ok else 5)
 
 
-def _release_certificate(options: VerifyOptions, lake: Lake | None, result: Verification) -> dict[str, Any] | None:
+def _release_certificate(options: VerifyOptions, result: Verification) -> dict[str, Any] | None:
     """The certificate; None where the manifest is damaged. Adds to ``result`` what is wrong with latents and encoder."""
     try:
         manifest = read_manifest(options.target)
@@ -97,16 +95,8 @@ def _release_certificate(options: VerifyOptions, lake: Lake | None, result: Veri
                 f"{encoder.name} has {encoder.fingerprint[:16]}: other weights or settings, which must not decode them"
             )
             result.problems.append(Problem(options.target, message))
-    content = None
-    if lake is not None:
-        recipe = validate_model(BuildRecipe, dict(manifest["recipe"]), options.target)
-        episodes = [episode for group in manifest["groups"] for episode in group["episodes"]]
-        try:
-            content = content_now(lake, recipe, episodes, manifest["latents"])
-        except LakeError as error:
-            result.problems.append(Problem(error.where, error.message))
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    return certificate(manifest, result, version("wamloom"), content, date)
+    return certificate(manifest, result, version("wamloom"), date)
 
 
 def _told(checks: list[ClipCheck]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.build_latents import choose_latents
-from pipelines.build_texts import BuildTexts, text_kinds
+from pipelines.build_texts import BuildTexts, text_kinds, told_kinds
 from pipelines.formats import EpisodePlan
 from pipelines.joined_latents import LatentChoice, of_choice
 from pipelines.lake import Lake, quoted
@@ -111,18 +111,18 @@ def content_hash(inputs: Mapping[str, Sequence[str]]) -> str:
     return fingerprint("lake-2", sorted((key, *hashes) for key, hashes in inputs.items()))
 
 
-def content_now(
-    lake: Lake, recipe: BuildRecipe, episodes: Sequence[Mapping[str, Any]], latents: Mapping[str, Any] | None
-) -> str:
-    """The content hash that a build of these episodes, and of the set of ``latents``, as a manifest tells of both, would have of
-    ``lake`` now.
+def content_now(lake: Lake, recipe: BuildRecipe, manifest: Mapping[str, Any]) -> str:
+    """The content hash that a build of the episodes, and of the set of latents and the kinds of texts, that ``manifest`` tells of
+    would have of ``lake`` now.
 
     Raises LakeError where the lake lacks one of them, or what was joined to it.
     """
+    episodes = [episode for group in manifest["groups"] for episode in group["episodes"]]
     ids = [episode["episode_id"] for episode in episodes]
+    latents = manifest["latents"]
     choice = None if latents is None else (latents["encoder_fingerprint"], latents["views_fingerprint"])
     _, found_latents = choose_latents(lake, recipe, set(ids), choice)
-    texts = [BuildTexts(lake, kind) for kind in text_kinds(recipe).values()]
+    texts = [BuildTexts(lake, kind) for kind in told_kinds(recipe, manifest["texts"]).values()]
     rows = {row["episode_id"]: row["row_sha256"] for row in lake.rows("episodes", ["row_sha256"])}
     inputs: dict[str, list[str]] = {}
     for stored, episode in zip(stored_episodes(lake, ids), episodes, strict=True):

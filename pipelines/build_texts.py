@@ -3,12 +3,13 @@
 import json
 import shlex
 from collections.abc import Mapping
+from typing import Any
 
 from pipelines.formats import EpisodePlan
 from pipelines.lake import Lake
 from pipelines.prompts import fields_of, prompts_of, template_of
 from pipelines.rows import StoredEpisode
-from pipelines.text_rows import EMPTY, TextEmbedding, embeddings_of, text_hashes
+from pipelines.text_rows import EMPTY, TextEmbedding, dtype_named, embeddings_of, text_hashes
 from schemas.errors import LakeError
 from schemas.recipes import BuildRecipe
 from schemas.release_choices import TextKind
@@ -20,6 +21,24 @@ MAX_KEPT = 256
 def text_kinds(recipe: BuildRecipe) -> dict[str, TextKind]:
     """The kinds of embeddings that a build joins: that of "", and those that single formats have instead, by their names."""
     return {} if recipe.texts is None else {"": recipe.texts, **dict(sorted(recipe.texts.formats.items()))}
+
+
+def told_kinds(recipe: BuildRecipe, texts: Mapping[str, Any] | None) -> dict[str, TextKind]:
+    """As ``text_kinds``, but of the very encoder, length and dtype that ``texts`` of a manifest tells of."""
+    kinds = text_kinds(recipe)
+    if texts is None:
+        return kinds
+    told = {"": texts, **texts.get("formats", {})}
+    return {
+        name: kind.model_copy(
+            update={
+                "encoder": told[name]["encoder_fingerprint"],
+                "length": told[name]["length"],
+                "dtype": dtype_named(told[name]["dtype"]),
+            }
+        )
+        for name, kind in kinds.items()
+    }
 
 
 class BuildTexts:

@@ -12,13 +12,10 @@ KIND = "wamloom alignment certificate"
 _HINT = "name a file that `wamloom verify RELEASE --certificate FILE.json` wrote"
 
 
-def certificate(
-    manifest: Mapping[str, Any], result: Verification, version: str, lake_content: str | None = None, date: str = ""
-) -> dict[str, Any]:
+def certificate(manifest: Mapping[str, Any], result: Verification, version: str, date: str = "") -> dict[str, Any]:
     """The certificate of the release that ``manifest`` tells of, as JSON. All but ``date`` follows from release and lake.
 
-    ``version`` is that of the wamloom that verified; ``lake_content`` is the content hash of what the lake has now of the
-    episodes that went in, None where no lake was given.
+    ``version`` is that of the wamloom that verified.
     """
     return {
         "kind": KIND,
@@ -32,8 +29,8 @@ def certificate(
             "formats": sorted(manifest["counts"]),
         },
         "lake": None
-        if lake_content is None
-        else {"content": lake_content, "is_unchanged": lake_content == manifest["lake_content"]},
+        if result.lake_content is None
+        else {"content": result.lake_content, "is_unchanged": result.lake_content == manifest["lake_content"]},
         "verified_by": {"wamloom": version, "time_tolerance_s": TIME_TOLERANCE_S, "compared_steps_in_a_run": RUN_STEPS},
         "checked": dict(sorted(result.checked.items())),
         "worst": {name: round(value, 12) for name, value in sorted(result.worst.items()) if value != float("inf")},

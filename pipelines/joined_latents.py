@@ -58,6 +58,7 @@ _COLUMNS = [
     "slot",
     "rate",
     "frame_ids",
+    "tiles",
     "times_ns",
     "dtype",
     "shape",
@@ -107,6 +108,7 @@ class JoinedLatents:
                     "restore the lake from a copy, or encode into a new lake",
                     "hash_mismatch",
                 )
+            native, _, stride = row["rate"].partition("/")
             plan = ClipPlan(
                 stored.episode_id,
                 row["slot"],
@@ -114,7 +116,9 @@ class JoinedLatents:
                 encoder,
                 tuple(row["frame_ids"]),
                 tuple(row["times_ns"]),
-                self._recipe.rate,
+                None if native == "native" else parse_rate(row["rate"]),
+                int(stride or 1) if native == "native" else 1,
+                tuple((tile["slot"], tuple(tile["frame_ids"])) for tile in row["tiles"] or []),
             )
             clips.setdefault(self._recipe.names.view(row["slot"]), []).append(
                 LatentClip(

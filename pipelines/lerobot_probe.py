@@ -123,7 +123,7 @@ class LeRobotProbe(ABC):
         for path in sorted((self._folder / "latents").glob(pattern)):
             with safetensors.safe_open(str(path), "numpy") as file:
                 facts = json.loads(file.metadata()["wamloom"])
-                values = file.get_tensor("latents")
+                num_latents, *shape = file.get_slice("latents").get_shape()
             view = path.parent.name
             name = f"lineage.frame_id.{view}"
             times, ids = facts["times_ns"], facts["frame_ids"]
@@ -132,18 +132,13 @@ class LeRobotProbe(ABC):
             shown = table[name if by_frame else "lineage.source_time_ns"].to_numpy()[step : last + 1]
             known = ids if by_frame else times
             for latent, (start, stop) in enumerate(
-                latent_spans(facts["leading_frames"], facts["temporal_stride"], len(values))
+                latent_spans(facts["leading_frames"], facts["temporal_stride"], num_latents)
             ):
                 if known[stop - 1] >= shown[0] and known[start] <= shown[-1]:
                     end = times[stop] if stop < len(times) else times[-1] + 1
                     found.append(
                         LatentSpan(
-                            view,
-                            facts["latent_id"],
-                            latent,
-                            tuple(ids[start:stop]),
-                            (times[start], end),
-                            values[latent],
+                            view, facts["latent_id"], latent, tuple(ids[start:stop]), (times[start], end), tuple(shape)
                         )
                     )
         return found

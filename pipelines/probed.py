@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from schemas.text_recipe import TextDtype
-
 
 @dataclass(frozen=True, slots=True)
 class Made:
@@ -76,50 +74,8 @@ class LatentSpan:
     """Source frames it was made of."""
     times_ns: tuple[int, int]
     """Of the first of them, and of what follows the last; half open where that is known."""
-    values: np.ndarray
-    """[C, h, w], as written."""
-
-    @property
-    def plain(self) -> dict[str, Any]:
-        """As JSON, with the shape of the numbers instead of them."""
-        told = {name: getattr(self, name) for name in ("view", "latent_id", "latent", "frame_ids", "times_ns")}
-        return told | {"shape": self.values.shape}
-
-
-@dataclass(frozen=True, slots=True)
-class HeldLatent:
-    """One latent frame that a format holds."""
-
-    where: str
-    """The file, or the sample, that it stands in."""
-    view: str
-    frame_ids: tuple[int, ...]
-    """Source frames that it is held for."""
-    values: np.ndarray
-    """[C, h, w], as written."""
-    latent_id: str | None = None
-    """Of its row in the lake, where the format tells it."""
-    latent: int | None = None
-    """Which of its clip, where the format tells it."""
-    dtype: TextDtype | None = None
-    """To which numbers the lake's were rounded; None: they were not."""
-
-
-@dataclass(frozen=True, slots=True)
-class HeldText:
-    """One embedding that a format holds."""
-
-    where: str
-    text: str
-    """The instruction."""
-    values: np.ndarray
-    """float32 [n, D], as written."""
-    dtype: TextDtype
-    """To which numbers the lake's were rounded."""
-    is_padded: bool = False
-    """Whether zeros may follow."""
-    steps: tuple[int, int] | None = None
-    """The half-open span of steps that the format says have this instruction."""
+    shape: tuple[int, ...]
+    """C, h, w."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +104,6 @@ def episode_at(group: Mapping[str, Any], number: int, first: str, count: str) ->
         episode for episode in group["episodes"] if episode[first] <= number < episode[first] + episode[count]
     )
     return found
-
-
-def instructions_of(episode: Mapping[str, Any]) -> set[str]:
-    """All that was said of an episode of the manifest."""
-    return {episode["instruction"], *(text for _, text in episode["instructions"]), *episode["other_instructions"]}
 
 
 def of_steps(

@@ -24,6 +24,9 @@ class Verification:
     skipped: list[str] = field(default_factory=list)
     """What could not be checked, and why."""
 
+    lake_content: str | None = None
+    """Content hash of what the lake has now of the episodes of a release; None where no lake was given, or it lacks some."""
+
     @property
     def ok(self) -> bool:
         """Whether nothing was found."""

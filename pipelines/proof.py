@@ -10,7 +10,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-import av
 import numpy as np
 import pyarrow as pa
 
@@ -25,6 +24,7 @@ from pipelines.lake import Lake
 from pipelines.numbers import EpisodeNumbers
 from pipelines.probes import EpisodeRows, Probe
 from pipelines.problems import Problem, Verification
+from pipelines.read_back import UNREADABLE
 from pipelines.release import STATISTICS
 from pipelines.rows import StoredEpisode
 from pipelines.simulate import ROBOTS
@@ -33,7 +33,7 @@ from pipelines.step_pictures import StepPictures
 from pipelines.views import shown_views
 from pipelines.windows import plan_windows
 from schemas.action_recipe import ActionRecipe
-from schemas.errors import WamloomError
+from schemas.errors import LakeError, WamloomError
 from schemas.fingerprint import fingerprint
 from schemas.recipes import BuildRecipe
 
@@ -45,18 +45,6 @@ _ROUNDING = 2.0**-21
 """Of float32, as part of the size of a number, after normalization was undone or rotations were written in another way."""
 _MARKED = frozenset(robot.name for robot in ROBOTS)
 """Robots whose simulated pictures carry the number of their frame."""
-_UNREADABLE = (
-    WamloomError,
-    av.FFmpegError,
-    OSError,
-    pa.ArrowException,
-    ValueError,
-    LookupError,
-    TypeError,
-    RuntimeError,
-)
-"""What a damaged file makes of reading it: libraries' own errors, h5py's RuntimeError among them, and, where an index is JSON but
-of another shape, those of looking into it."""
 
 
 class GroupProof:
@@ -85,7 +73,7 @@ class GroupProof:
         self._seen: dict[tuple[str, str], list[np.ndarray]] = {}
         self._channels: dict[tuple[str, str], list[int]] = {}
         self._broken: set[str] = set()
-        self._joined = None if lake is None else JoinedProof(lake, recipe, manifest["latents"], result)
+        self._joined = None if lake is None else JoinedProof(lake, recipe, manifest, result)
         for name, groups in manifest["counts"].items():
             if group["name"] not in groups:
                 continue
@@ -93,14 +81,14 @@ class GroupProof:
             self._windowed[name] = form.windowed
             where = folder / (form.beside or name) / group["name"]
             has_rows = name in registry.names("probes")
-            if not has_rows and name not in registry.names("joined"):
+            if not has_rows and not form.beside:
                 self._skipped(f"{name} is hashed and counted; its rows are not read back")
             try:
                 if has_rows:
                     self._probes[name] = registry.load("probes", name).open_group(where, group)
                 if self._joined is not None:
                     self._joined.open(name, where, group)
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 result.problems.append(Problem(str(where), f"cannot be read back: {error}"))
             else:
                 self._places[name] = str(where)
@@ -119,16 +107,22 @@ class GroupProof:
     ) -> Iterator[Problem]:
         """Problems of one episode. ``lineage`` are its rows of it; ``stored`` and ``numbers`` are what the lake has of it."""
         for name, place in self._places.items():
-            found: list[str] = []
+            where = f"{place} episode {episode['episode_index']}"
             try:
-                if name in self._probes:
-                    found += self._row_by_row(name, episode, lineage, stored, numbers)
-                if self._joined is not None and stored is not None and episode["episode_id"] in self._chosen:
-                    found += self._joined.of(name, episode, lineage, stored, self._probes.get(name))
-            except _UNREADABLE as error:
+                found = self._row_by_row(name, episode, lineage, stored, numbers) if name in self._probes else []
+            except UNREADABLE as error:
                 found = [f"cannot be read back: {error}"]
                 self._broken.add(name)
-            yield from (Problem(f"{place} episode {episode['episode_index']}", message) for message in found)
+            yield from (Problem(where, message) for message in found)
+            if self._joined is None or stored is None or episode["episode_id"] not in self._chosen:
+                continue
+            try:
+                for message in self._joined.of(name, episode, lineage, stored):
+                    yield Problem(where, message)
+            except LakeError as error:
+                yield Problem(error.where, error.message)
+            except UNREADABLE as error:
+                yield Problem(where, f"what it joins cannot be read back: {error!r}")
 
     def end(self) -> Iterator[Problem]:
         """Problems of the group as a whole: whether its statistics are those of its rows."""

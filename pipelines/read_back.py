@@ -9,8 +9,25 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import safetensors
 
-from schemas.errors import ReleaseError
+from schemas.errors import ReleaseError, WamloomError
+
+UNREADABLE = (
+    WamloomError,
+    av.FFmpegError,
+    safetensors.SafetensorError,
+    OSError,
+    pa.ArrowException,
+    ArithmeticError,
+    AttributeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+)
+"""What a damaged file makes of reading it: libraries' own errors, h5py's RuntimeError among them, and, where it holds something
+of another kind or shape than was written, those of looking into that."""
 
 
 def unreadable(path: Path, error: object) -> ReleaseError:

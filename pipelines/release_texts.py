@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from pipelines.probed import HeldText
+from pipelines.joined_episode import JoinedEpisode
 from pipelines.read_back import read_index, unreadable
 from pipelines.release_plan import BuiltEpisode, EpisodePlan, GroupPlan, UnitPlan, UnitProgress
-from pipelines.storage import inside, json_bytes, write_durably
+from pipelines.storage import json_bytes, write_durably
 from pipelines.text_rows import TextEmbedding
-from pipelines.torch_files import read_torch, tensor, write_torch
+from pipelines.torch_files import read_numbers, read_torch, tensor, write_torch
 from schemas.errors import RecipeError, ReleaseError
 from schemas.recipes import BuildRecipe
 
@@ -155,17 +154,16 @@ class EpisodeTextsFormat:
 
 
 class WrittenTexts:
-    """Reads back what ``EpisodeTextsFormat`` wrote; see ``pipelines.joined``."""
+    """Proves what ``EpisodeTextsFormat`` wrote; see ``pipelines.joined``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._rows = {row["episode_index"]: row for row in read_index(folder / EPISODE_INDEX)["episodes"]}
 
-    def of(self, episode: Mapping[str, Any], lineage: pa.Table) -> Iterator[HeldText]:  # noqa: ARG002 - of the protocol
-        """The embedding of an episode."""
-        row = self._rows[episode["episode_index"]]
-        path = inside(self._folder, row["file"])
-        yield HeldText(str(path), row["text"], read_torch(path).float().numpy(), row["dtype"])
+    def problems(self, episode: JoinedEpisode) -> Iterator[str]:
+        """What is wrong with the embedding of an episode."""
+        text, path = episode_text(episode.plan), self._folder / episode_file(episode.plan.episode_index)
+        dtype = episode.embeddings[text].dtype
+        yield from episode.text(path, text, read_numbers(path, read_torch(path), dtype, 2), dtype)
 
 
 def padded(embedding: TextEmbedding) -> tuple[np.ndarray, np.ndarray]:

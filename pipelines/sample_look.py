@@ -43,7 +43,7 @@ class SampleLook:
                 "mask": content.mask.tolist(),
             }
             told["tokens"] = None if content.tokens is None else list(content.tokens)
-            told["latents"] = [span.plain for span in content.latents]
+            told["latents"] = [asdict(span) for span in content.latents]
         return told
 
 

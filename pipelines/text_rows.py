@@ -129,6 +129,11 @@ def text_batch(
     return batch.set_column(index, TEXTS.field(index), pa.array([row_sha256(batch)], pa.string()))
 
 
+def dtype_named(stored: str) -> TextDtype:
+    """The numbers that a row's ``dtype`` stands for."""
+    return _NAMES[stored]
+
+
 def embedding_of(
     lake: Lake,
     prompt: str,

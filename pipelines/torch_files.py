@@ -59,6 +59,17 @@ def read_torch(path: Path) -> Any:
     raise unreadable(path, f"{damaged} in it is damaged")
 
 
+def read_numbers(path: Path, value: Any, dtype: TextDtype, num_axes: int) -> np.ndarray:
+    """float32 of a tensor that ``read_torch`` gave. Raises ReleaseError where it is none of these numbers and axes."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.dtype != getattr(torch, dtype) or value.ndim != num_axes:
+        raise unreadable(path, f"it holds something else than a tensor of {dtype} with {num_axes} axes")
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # one number may stand for billions
+        raise unreadable(path, f"its tensor of {list(value.shape)} has not so many numbers")
+    return np.asarray(value.float().numpy())
+
+
 def pickled_tensors(values: Mapping[str, np.ndarray], dtype: TextDtype) -> bytes:
     """A pickle of a dict of tensors, for trainers that read nothing else; equal values give equal bytes.
 

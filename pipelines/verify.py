@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines import registry
+from pipelines.build_sources import content_now
 from pipelines.formats import Format
 from pipelines.lake import Lake
 from pipelines.numbers import numbers_of
 from pipelines.problems import Problem, Verification
 from pipelines.proof import GroupProof
+from pipelines.read_back import UNREADABLE
 from pipelines.release import LINEAGE, damaged_files, lineage_of, read_manifest
 from pipelines.rows import Row, row_sha256, view_of
 from pipelines.views import shown_views
@@ -109,6 +111,12 @@ def verify_release(
             raise
         result.problems.append(Problem(error.where, error.message))
         return result
+    recipe = validate_model(BuildRecipe, dict(manifest["recipe"]), str(folder))
+    if lake is not None:
+        try:
+            result.lake_content = content_now(lake, recipe, manifest)
+        except LakeError as error:
+            result.problems.append(Problem(error.where, error.message))
     damaged = [Problem(str(folder / name), f"the file {what}") for name, what in damaged_files(folder, manifest)]
     result.checked["files"] = len(manifest["files"])
     result.problems += damaged
@@ -123,6 +131,9 @@ def verify_release(
             except WamloomError as error:
                 result.problems.append(Problem(error.where or str(where), error.message))
                 continue
+            except UNREADABLE as error:
+                result.problems.append(Problem(str(where), f"{name} cannot be counted: {error!r}"))
+                continue
             if readers and name in registry.names("readers"):
                 told, read = registry.load("readers", name).problems(where, expected)
                 result.problems += [Problem(str(where), message) for message in told]
@@ -131,7 +142,6 @@ def verify_release(
                 result.checked[f"{name}_{what}"] += count
                 if found.get(what) != count:
                     result.problems.append(Problem(str(where), f"{found.get(what)} {what}, the manifest says {count}"))
-    recipe = validate_model(BuildRecipe, dict(manifest["recipe"]), str(folder))
     for group_entry in manifest["groups"]:
         proof = GroupProof(folder, manifest, group_entry, recipe, lake, result, num_episodes)
         with contextlib.closing(proof):

@@ -353,7 +353,7 @@ def test_a_set_comes_back_from_the_lake_as_it_was(tmp_path: Path) -> None:
     seal_again(out)
     problems = verify_release(out, Lake.open(lake)).problems
     assert problems
-    assert all(found.message.startswith(f"{path}: the latent of frames") for found in problems)
+    assert all(found.message.startswith(f"{path}: the latent of frame ") for found in problems)
 
 
 def cartesian_at(columns: dict[str, np.ndarray], seconds: np.ndarray) -> np.ndarray:

@@ -221,12 +221,12 @@ def _latent_bytes(clip: LatentClip) -> bytes:
     """One clip as safetensors. All metadata is under one key, since the library writes several in random order."""
     plan = clip.plan
     facts = {
-        "latent_id": plan.latent_id,
+        "latent_id": clip.latent_id,
         "episode_id": plan.episode_id,
         "slot": plan.slot,
         "encoder_fingerprint": plan.encoder_fingerprint,
         "views_fingerprint": plan.views_fingerprint,
-        "rate": "native" if plan.rate is None else str(plan.rate),
+        "rate": plan.rate_told,
         "frame_ids": plan.frame_ids,
         "times_ns": plan.times_ns,
         "temporal_stride": clip.temporal_stride,

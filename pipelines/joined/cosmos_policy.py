@@ -1,29 +1,48 @@
-"""Reads Cosmos Policy's embeddings back, from the safetensors file that holds what its pickle holds."""
+"""Proves Cosmos Policy's embeddings: those of the safetensors file, and that the pickle which it reads holds the same.
+
+The pickle is not opened, since that runs what is in it: it is made again, and must have the same bytes.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import safetensors
 
-from pipelines.joined import HeldText
-from pipelines.probed import instructions_of
+from pipelines.joined import JoinedEpisode
+from pipelines.torch_files import pickled_tensors
 
 
 class _CosmosPolicy:
     """See ``JoinedProbe``."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / "t5_embeddings.safetensors"
+        self._path, self._pickle = folder / "t5_embeddings.safetensors", folder / "t5_embeddings.pkl"
+        self._same_pickle: bool | None = None
 
-    def of(self, episode: Mapping[str, Any], lineage: pa.Table) -> Iterator[HeldText]:  # noqa: ARG002 - of the protocol
-        said = instructions_of(episode)
+    def problems(self, episode: JoinedEpisode) -> Iterator[str]:
+        """See ``JoinedProbe``."""
         with safetensors.safe_open(str(self._path), "numpy") as file:
-            for key, text in json.loads(file.metadata()["wamloom"]).items():
-                if text in said:
-                    yield HeldText(str(self._path), text, file.get_tensor(key)[0], "float32", is_padded=True)
+            if self._same_pickle is None:
+                keys = {text: key for key, text in json.loads(file.metadata()["wamloom"]).items()}
+                held = {text: file.get_tensor(key) for text, key in sorted(keys.items())}
+                self._same_pickle = pickled_tensors(held, "bfloat16") == self._pickle.read_bytes()
+                if not self._same_pickle:
+                    yield f"{self._pickle}: it does not hold what {self._path.name} does"
+            for text in dict.fromkeys((episode.plan.instruction, "")):
+                values = file.get_tensor(sha256(text.encode()).hexdigest())
+                given = episode.embeddings[text].values
+                if (
+                    values.dtype != np.float32
+                    or values.shape[::2] != (1, given.shape[1])
+                    or values[0, len(given) :].any()
+                ):
+                    yield f"{self._path}: what it holds of {text[:80]!r} is not one embedding with zeros behind it"
+                    continue
+                yield from episode.text(self._path, text, values[0, : len(given)], "float32")
 
 
 def open_group(folder: Path, group: Mapping[str, Any]) -> _CosmosPolicy:  # noqa: ARG001 - of the protocol

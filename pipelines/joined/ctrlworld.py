@@ -1,14 +1,13 @@
-"""Reads the latents of Ctrl-World back: one for each frame of a video, of which frame i is step ``i * stride``."""
+"""Proves the latents of Ctrl-World: one for each frame of a video, of which frame i is step ``i * stride``."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from pipelines.joined import HeldLatent
-from pipelines.read_back import read_index, unreadable
-from pipelines.torch_files import read_torch
+from pipelines.joined import JoinedEpisode
+from pipelines.read_back import read_index
+from pipelines.torch_files import read_numbers, read_torch
 
 
 class _CtrlWorld:
@@ -20,17 +19,27 @@ class _CtrlWorld:
         self._stride: int = index["frame_stride"]
         self._cameras: list[str] = index["cameras"]
 
-    def of(self, episode: Mapping[str, Any], lineage: pa.Table) -> Iterator[HeldLatent]:
-        where = self._folder / "latent_videos" / episode["split"] / str(episode["episode_index"])
-        valid = lineage["valid"].to_numpy(zero_copy_only=False)[:: self._stride]
-        for camera, view in enumerate(self._cameras if where.exists() else ()):  # there may be videos alone
-            path = where / f"{camera}.pt"
-            values = read_torch(path).numpy()
-            frames = lineage[f"frame_id_{view}"].to_numpy()[:: self._stride]
+    def problems(self, episode: JoinedEpisode) -> Iterator[str]:
+        """See ``JoinedProbe``."""
+        if not episode.clips:
+            return
+        name = f"{episode.plan.split}/{episode.plan.episode_index}"
+        annotation = self._folder / "annotation" / f"{name}.json"
+        listed = [one["latent_video_path"] for one in json.loads(annotation.read_bytes()).get("latent_videos", ())]
+        wanted = [f"latent_videos/{name}/{camera}.pt" for camera in range(len(self._cameras))]
+        if listed != wanted:
+            yield f"{annotation}: its latents are not those of its cameras, in their order"
+            return
+        valid = episode.lineage["valid"].to_numpy(zero_copy_only=False)[:: self._stride]
+        for view, one in zip(self._cameras, wanted, strict=True):
+            path = self._folder / one
+            values = read_numbers(path, read_torch(path), "float32", 4)
+            frames = episode.lineage[f"frame_id_{view}"].to_numpy()[:: self._stride]
             if len(values) != len(frames):
-                raise unreadable(path, f"it has {len(values)} latents for {len(frames)} frames")
+                yield f"{path}: it has {len(values)} latents for {len(frames)} frames"
+                continue
             for at in valid.nonzero()[0].tolist():  # what does not count has the latent that was there last
-                yield HeldLatent(str(path), view, (int(frames[at]),), values[at], dtype="float32")
+                yield from episode.latent(path, view, (int(frames[at]),), values[at], "float32")
 
 
 def open_group(folder: Path, group: Mapping[str, Any]) -> _CtrlWorld:

@@ -1,36 +1,32 @@
-"""Reads FastWAM's cache of text embeddings back: of every instruction, by the index that was written with it."""
+"""Proves FastWAM's cache: of every instruction the file that its loader asks for, by the hash of the prompt."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from pipelines.joined import HeldText
-from pipelines.probed import instructions_of
-from pipelines.read_back import read_index, unreadable
-from pipelines.storage import inside
-from pipelines.torch_files import read_torch
+from pipelines.joined import JoinedEpisode
+from pipelines.text_rows import prompt_sha256
+from pipelines.torch_files import read_numbers, read_torch
 
 
 class _FastWam:
-    """See ``JoinedProbe``. Holds the index."""
+    """See ``JoinedProbe``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._texts: list[dict[str, Any]] = read_index(folder / "meta/fastwam_texts.json")["texts"]
 
-    def of(self, episode: Mapping[str, Any], lineage: pa.Table) -> Iterator[HeldText]:  # noqa: ARG002 - of the protocol
-        said = instructions_of(episode)
-        for row in self._texts:
-            if row["task"] not in said:
-                continue
-            path = inside(self._folder, row["file"])
+    def problems(self, episode: JoinedEpisode) -> Iterator[str]:
+        """See ``JoinedProbe``."""
+        for text in dict.fromkeys((*(text for _, _, text in episode.plan.texts), *episode.plan.other_instructions)):
+            embedding = episode.embeddings[text]
+            name = f"{prompt_sha256(embedding.prompt)}.t5_len{embedding.length}.wan22ti2v5b.pt"
+            path = self._folder / "text_embeds_cache" / name
             content = read_torch(path)
-            values, mask = content["context"].float().numpy(), content["mask"].numpy()
-            if values[~mask].any():
-                raise unreadable(path, "there is something behind the prompt")
-            yield HeldText(str(path), row["task"], values[mask], "bfloat16")
+            values, mask = read_numbers(path, content["context"], "bfloat16", 2), content["mask"].numpy()
+            if mask.dtype != bool or mask.sum() != len(embedding.values) or values[~mask].any():
+                yield f"{path}: its mask is not that of the {len(embedding.values)} tokens of {text[:80]!r}"
+                continue
+            yield from episode.text(path, text, values[mask], "bfloat16")
 
 
 def open_group(folder: Path, group: Mapping[str, Any]) -> _FastWam:  # noqa: ARG001 - of the protocol

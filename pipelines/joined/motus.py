@@ -1,4 +1,4 @@
-"""Reads the embedding of each episode's instruction back, as Motus finds it."""
+"""Proves the embedding of each episode's instruction, where Motus looks for it."""
 
 from collections.abc import Mapping
 from pathlib import Path
