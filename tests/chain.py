@@ -20,7 +20,7 @@ from jobs.cli import main
 from jobs.execute import Executor
 from jobs.options import Answer, BuildOptions, EncodeOptions, IngestOptions
 from pipelines import registry
-from pipelines.simulate import ROBOTS, simulate
+from pipelines.simulate import ROBOTS, SimulatedEpisode, simulate
 from schemas.recipes import BuildRecipe, EncodeRecipe, IngestRecipe
 
 
@@ -104,22 +104,22 @@ def tar_samples(folder: Path) -> Iterator[TarSample]:
             yield TarSample(json.loads(members["json"]), members)
 
 
+def first_steps(episode: SimulatedEpisode, num_steps: int) -> SimulatedEpisode:
+    """The beginning of a simulated episode."""
+    return replace(
+        episode,
+        times_ns=episode.times_ns[:num_steps],
+        action=episode.action[:num_steps],
+        proprio=episode.proprio[:num_steps],
+        frame_numbers=episode.frame_numbers[:num_steps],
+    )
+
+
 def write_short(
     out: Path, layout: str = "rlds", lengths: Sequence[int] = (12, 9), first: int = 0, robot: int = 1
 ) -> Path:
     """The first steps of simulated episodes as a data set of one robot (1: the gantry, with one camera); returns ``out``."""
-    episodes = []
-    for index, length in enumerate(lengths, first):
-        whole = simulate(ROBOTS[robot], 0, index)
-        episodes.append(
-            replace(
-                whole,
-                times_ns=whole.times_ns[:length],
-                action=whole.action[:length],
-                proprio=whole.proprio[:length],
-                frame_numbers=whole.frame_numbers[:length],
-            )
-        )
+    episodes = [first_steps(simulate(ROBOTS[robot], 0, index), length) for index, length in enumerate(lengths, first)]
     folder = out / ROBOTS[robot].name
     folder.mkdir(parents=True)
     registry.load("layouts", layout).write(episodes, folder)

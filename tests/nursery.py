@@ -48,7 +48,8 @@ class Ended:
     """How a command ended: exit code, or minus the signal; operations seen under the folder; what outlived the kill."""
 
     code: int
-    operations: int
+    operations: dict[str, int]
+    """By how they can go wrong (``kill``, ``full``, ``error``)."""
     out: str
     err: str
     left: Sequence[str] = ()
@@ -116,7 +117,7 @@ class _Hook:
     def __init__(self, fault: Fault, counter: int) -> None:
         self._fault = fault
         self._counter = counter
-        self._count = 0
+        self._counts = {"kill": 0, "full": 0, "error": 0}
         self._busy = False
 
     def __call__(self, event: str, args: tuple[Any, ...]) -> None:
@@ -126,12 +127,13 @@ class _Hook:
         if path is None or not path.startswith(self._fault.folder):
             return
         makes = event in _MAKING or (event == "open" and bool(args[2] & _FOR_WRITING))
-        if self._fault.how in ("full", "error") and not makes and (self._fault.how == "full" or event == "open"):
-            return
-        self._count += 1
-        os.pwrite(self._counter, self._count.to_bytes(8, "little"), 0)
-        reached = self._fault.at and self._count >= self._fault.at
-        if not reached or (self._fault.how == "error" and self._count > self._fault.at):
+        counted = {"kill": True, "full": makes, "error": makes or event != "open"}
+        for how, is_one in counted.items():
+            self._counts[how] += is_one
+        os.pwrite(self._counter, json.dumps(self._counts).encode(), 0)
+        count, at = self._counts[self._fault.how], self._fault.at
+        reached = counted[self._fault.how] and at and count >= at
+        if not reached or (self._fault.how == "error" and count > at):
             return
         if self._fault.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -169,7 +171,7 @@ def _forked(arguments: list[str], fault: Fault) -> Ended:
         os.close(fd)
     return Ended(
         os.waitstatus_to_exitcode(status),
-        int.from_bytes(said["count"], "little"),
+        json.loads(said["count"] or b"{}"),
         said["out"].decode(),
         said["err"].decode(errors="replace"),
         left,

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from tests.test_release_bytes import Backwards, BrokenOff, OnRay
 Copy = Callable[[], Path]
 SMALL = ViewsRecipe(height_px=48, width_px=64)
 CLIPS = EncodeRecipe(views=SMALL, clip=ClipRecipe(kind="fixed", num_frames=5, stride=3, phases=(0, 1)), batch_clips=2)
+HALF = CLIPS.model_copy(update={"dtype": "float16"})
 RECIPE = BuildRecipe(
     formats=("lerobot_v3", "webdataset"),
     content="both",
@@ -75,6 +77,41 @@ def copied(source: Path, folder: Path) -> Path:
 def rows_of(lake: Path) -> list[dict[str, Any]]:
     rows = Lake.open(lake).table("latents").to_table().to_pylist()
     return sorted(rows, key=lambda row: str(row["latent_id"]))
+
+
+@dataclass(frozen=True)
+class Made:
+    """The bytes of a release, and the rows of latents in its lake."""
+
+    release: dict[str, bytes]
+    rows: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def at_once(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """What RECIPE and CLIPS give in one step, of units that are worked on in another order than elsewhere."""
+    folder = tmp_path_factory.mktemp("at_once")
+    lake = copied(source, folder)
+    run_build(lake, folder / "out", RECIPE, Backwards(), CLIPS)
+    return Made(tree_bytes(folder / "out"), rows_of(lake))
+
+
+@pytest.fixture(scope="module")
+def encoded(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The lake with the latents of CLIPS."""
+    lake = copied(source, tmp_path_factory.mktemp("encoded"))
+    run_encode(lake, CLIPS)
+    return lake
+
+
+@pytest.fixture(scope="module")
+def of_halves(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The release of latents that were encoded before it, with HALF."""
+    folder = tmp_path_factory.mktemp("of_halves")
+    lake = copied(source, folder)
+    run_encode(lake, HALF)
+    run_build(lake, folder / "out", RECIPE)
+    return tree_bytes(folder / "out")
 
 
 def both_ways(first: Path, second: Path, recipe: BuildRecipe, encode: EncodeRecipe, out: Path) -> Answer:
@@ -177,15 +214,13 @@ def test_each_view_is_decoded_once(fresh: Copy, tmp_path: Path, monkeypatch: pyt
     assert len(decodes) == 3 + 2
 
 
-def test_only_what_the_lake_lacks_is_encoded(fresh: Copy, tmp_path: Path) -> None:
-    lake, other = fresh(), fresh()
+def test_only_what_the_lake_lacks_is_encoded(fresh: Copy, at_once: Made, tmp_path: Path) -> None:
+    lake = fresh()
     run_encode(lake, CLIPS, "embodiment = 'sample_arm'")
     there = len(rows_of(lake))
     answer = run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
     assert 0 < answer.values["encoded_clips"] == len(rows_of(lake)) - there
-    run_encode(other, CLIPS)
-    run_build(other, tmp_path / "other", RECIPE)
-    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+    assert tree_bytes(tmp_path / "out") == at_once.release
 
 
 def test_what_is_dropped_is_not_encoded(fresh: Copy, tmp_path: Path) -> None:
@@ -210,16 +245,15 @@ def test_the_same_again_is_there_already_and_another_is_refused(fresh: Copy, tmp
     assert tree_bytes(tmp_path / "out")
 
 
-def test_an_interrupted_build_goes_on_and_encodes_nothing_twice(fresh: Copy, tmp_path: Path) -> None:
-    lake, other = fresh(), fresh()
+def test_an_interrupted_build_goes_on_and_encodes_nothing_twice(fresh: Copy, at_once: Made, tmp_path: Path) -> None:
+    lake = fresh()
     with pytest.raises(KeyboardInterrupt):
         run_build(lake, tmp_path / "out", RECIPE, BrokenOff(), CLIPS)
     assert not (tmp_path / "out").exists()
     made = len(rows_of(lake))
     answer = run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
     assert 0 < answer.values["encoded_clips"] == len(rows_of(lake)) - made < len(rows_of(lake))
-    run_build(other, tmp_path / "other", RECIPE, Backwards(), CLIPS)
-    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+    assert tree_bytes(tmp_path / "out") == at_once.release
 
 
 def die_before_commit(lake: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,82 +269,70 @@ def die_before_commit(lake: Path, out: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_latents_of_a_unit_that_was_done_when_the_run_died_come_into_the_lake(
-    fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Copy, at_once: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake, other = fresh(), fresh()
-
+    lake = fresh()
     die_before_commit(lake, tmp_path / "out", monkeypatch)
     assert not rows_of(lake)
     answer = run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
     assert 0 < answer.values["encoded_clips"] < len(rows_of(lake))
-    run_build(other, tmp_path / "other", RECIPE, encode=CLIPS)
-    assert rows_of(lake) == rows_of(other)
-    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+    assert rows_of(lake) == at_once.rows
+    assert tree_bytes(tmp_path / "out") == at_once.release
 
 
 @pytest.mark.ray
-def test_on_ray(fresh: Copy, tmp_path: Path, ray_executor: Executor) -> None:
-    other = fresh()
-    run_build(other, tmp_path / "inline", RECIPE, encode=CLIPS)
+def test_on_ray(fresh: Copy, at_once: Made, tmp_path: Path, ray_executor: Executor) -> None:
     for num_workers in (1, 2):
         lake, out = fresh(), tmp_path / str(num_workers)
         run_build(lake, out, RECIPE, OnRay(ray_executor, num_workers), CLIPS)
-        assert tree_bytes(out) == tree_bytes(tmp_path / "inline")
-        assert rows_of(lake) == rows_of(other)
+        assert tree_bytes(out) == at_once.release
+        assert rows_of(lake) == at_once.rows
 
 
-def test_a_lake_that_went_back_gets_what_it_lacks_again(fresh: Copy, tmp_path: Path) -> None:
-    lake, before, other = fresh(), fresh(), fresh()
+def test_a_lake_that_went_back_gets_what_it_lacks_again(fresh: Copy, at_once: Made, tmp_path: Path) -> None:
+    lake, before = fresh(), fresh()
     with pytest.raises(KeyboardInterrupt):
         run_build(lake, tmp_path / "out", RECIPE, BrokenOff(), CLIPS)
     shutil.rmtree(lake)
     before.rename(lake)
     answer = run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
     assert answer.values["encoded_clips"] == len(rows_of(lake))
-    run_build(other, tmp_path / "other", RECIPE, encode=CLIPS)
-    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+    assert tree_bytes(tmp_path / "out") == at_once.release
 
 
 def test_latents_that_another_run_put_there_meanwhile_count(
-    fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Copy, of_halves: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are of the same frames and encoder, but not of the same numbers: here of another dtype."""
-    lake, other = fresh(), fresh()
-    half = CLIPS.model_copy(update={"dtype": "float16"})
+    lake = fresh()
     whole = made_latents.commit_file
 
     def late(*args: Any) -> int:
         monkeypatch.undo()
-        run_encode(lake, half)
+        run_encode(lake, HALF)
         return whole(*args)
 
     monkeypatch.setattr(made_latents, "commit_file", late)
     with pytest.raises(LakeError, match="another run has put other latents"):
         run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
     run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
-    run_encode(other, half)
-    run_build(other, tmp_path / "other", RECIPE)
-    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+    assert tree_bytes(tmp_path / "out") == of_halves
 
 
 def test_latents_left_by_a_run_that_died_give_way_to_those_that_came_since(
-    fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Copy, of_halves: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake, other = fresh(), fresh()
-    half = CLIPS.model_copy(update={"dtype": "float16"})
-
+    lake = fresh()
     die_before_commit(lake, tmp_path / "out", monkeypatch)
-    for one in (lake, other):
-        run_encode(one, half)
+    run_encode(lake, HALF)
     run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
-    run_build(other, tmp_path / "other", RECIPE)
-    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+    assert tree_bytes(tmp_path / "out") == of_halves
 
 
 def test_latents_that_come_after_the_plan_are_not_joined(
-    fresh: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Copy, at_once: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lake, other = fresh(), fresh()
+    lake = fresh()
     whole = MadeLatents.take_up
 
     def late(self: MadeLatents, staging: Path) -> Lake:
@@ -319,9 +341,7 @@ def test_latents_that_come_after_the_plan_are_not_joined(
 
     monkeypatch.setattr(MadeLatents, "take_up", late)
     run_build(lake, tmp_path / "out", RECIPE, encode=CLIPS)
-    monkeypatch.undo()
-    run_build(other, tmp_path / "other", RECIPE, encode=CLIPS)
-    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "other")
+    assert tree_bytes(tmp_path / "out") == at_once.release
 
 
 def test_a_release_is_verified_beside_other_latents_of_its_encoder(fresh: Copy, tmp_path: Path) -> None:
@@ -390,12 +410,11 @@ def test_other_weights_than_the_plans_stop_the_build(fresh: Copy, tmp_path: Path
     ],
 )
 def test_latents_that_would_not_be_joined_are_refused(
-    fresh: Copy, tmp_path: Path, changes: dict[str, Any], encode: dict[str, Any], told: str
+    fresh: Copy, encoded: Path, tmp_path: Path, changes: dict[str, Any], encode: dict[str, Any], told: str
 ) -> None:
     recipe = BuildRecipe.model_validate({**RECIPE.model_dump(), **changes})
-    lake = fresh()
-    if "clip" not in encode:
-        run_encode(lake, CLIPS)  # what the lake has already does not help
+    # what the lake has already does not help
+    lake = fresh() if "clip" in encode else copied(encoded, tmp_path)
     clip = {"clip": CLIPS.clip.model_dump(), **encode}
     with pytest.raises((RecipeError, LakeError)) as caught:
         run_build(lake, tmp_path / "out", recipe, encode=EncodeRecipe.model_validate(clip))

@@ -1,5 +1,6 @@
 """The examples run as a user runs them, and ranks with workers read every sample once."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -40,17 +41,28 @@ def expected(name: str, release: Path, group: str) -> set[str]:
     return {str(row["index"]) for row in rows if row["episode_id"] in train}
 
 
-def run(name: str, release: Path, group: str, tmp_path: Path, rank: int = 0, world: int = 1) -> str:
+def run(name: str, release: Path, group: str, tmp_path: Path, world: int) -> list[str]:
+    """What the ranks say, which run at the same time, as torchrun starts them."""
     fingerprint = read_json(release / "manifest.json")["latents"]["encoder_fingerprint"]
     arguments = [one.format(release=release, group=group, fingerprint=fingerprint) for one in EXAMPLES[name]]
-    own = {"RANK": str(rank), "WORLD_SIZE": str(world), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments]
-    # elsewhere, so that nothing of wamloom's own is on the path
-    done = subprocess.run(
-        command, env=os.environ | own, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+    with contextlib.ExitStack() as stack:
+        ranks = []
+        for rank in range(world):
+            home = tmp_path / str(rank)
+            home.mkdir()
+            own = {"RANK": str(rank), "WORLD_SIZE": str(world), "OMP_NUM_THREADS": "1"}  # as torchrun sets them
+            own |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
+            # elsewhere, so that nothing of wamloom's own is on the path
+            process = subprocess.Popen(
+                command, env=os.environ | own, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            ranks.append(process)
+        said = [process.communicate(timeout=300) for process in ranks]
+    assert [process.returncode for process in ranks] == [0] * world, [err[-2000:] for _, err in said]
+    return [out for out, _ in said]
 
 
 def test_every_example_is_run() -> None:
@@ -61,7 +73,7 @@ def test_every_example_is_run() -> None:
 def test_two_ranks_with_two_workers_read_everything_once(name: str, release: Path, tmp_path: Path) -> None:
     group = GANTRY
     pattern = r"^sample (\S+ primary|\S+ wrist_left)" if name == "raw_latents" else r"^sample (\S+)"
-    found = [re.findall(pattern, run(name, release, group, tmp_path, rank, 2), re.MULTILINE) for rank in (0, 1)]
+    found = [re.findall(pattern, said, re.MULTILINE) for said in run(name, release, group, tmp_path, 2)]
     assert all(found)  # both have something to do
     assert Counter(one for part in found for one in part) == Counter(expected(name, release, group))
 

@@ -1,6 +1,7 @@
 """Latents decoded back: aligned ones pass, and shifted, foreign, torn or strange ones are found and named."""
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,15 @@ from tests.real import real_data
 PLAIN = EncodeRecipe(views=ViewsRecipe(slots=("primary",)), clip=ClipRecipe(kind="fixed", num_frames=9))
 
 
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return quad_lake(tmp_path_factory.mktemp("quad"))
+
+
 @pytest.fixture
-def lake(tmp_path: Path) -> Path:
-    return quad_lake(tmp_path)
+def lake(source: Path, tmp_path: Path) -> Path:
+    """A lake of its own for each test: latents stay in it."""
+    return Path(shutil.copytree(source, tmp_path / "lake"))
 
 
 def changed(lake: Path, values: np.ndarray, index: int = 0) -> None:
@@ -161,7 +168,7 @@ def test_the_tiny_autoencoder_on_real_droid_is_aligned_and_as_good_as_told(tmp_p
         weights=str(real_data("taef2_weights")),
         clip=ClipRecipe(kind="fixed", num_frames=3, stride=1000),
     )
-    run_encode(tmp_path / "lake", recipe, "episode_id < '8'")  # about half of them, to save minutes
+    run_encode(tmp_path / "lake", recipe, "num_steps in (184, 239, 370)")  # three of eleven, to save minutes
     lake = Lake.open(str(tmp_path / "lake"))
     slots = {row["latent_id"]: row["slot"] for row in lake.rows("latents", ["slot"])}
     checks, problems = check_latents(lake, recipe, load_encoder(recipe), 1000)
@@ -169,6 +176,6 @@ def test_the_tiny_autoencoder_on_real_droid_is_aligned_and_as_good_as_told(tmp_p
     assert {check.lag for check in checks} <= {0, None}
     for slot, (least, most) in PSNR.items():
         found = [check for check in checks if slots[check.latent_id] == slot]
-        assert len(found) >= 4, "a clip of every one of these episodes"
+        assert len(found) == 6, "the first and the last clip of every one of these episodes"
         assert sum(check.lag == 0 for check in found) >= len(found) / 2
         assert least <= float(np.median([check.psnr for check in found])) <= most, slot

@@ -144,9 +144,9 @@ def test_an_ingest_that_is_broken_off_is_made_whole(
         root = tmp_path / str(index)
         lake = root / "lake"
         root.mkdir()
-        at = 1 + int(part * whole.operations)
+        at = 1 + int(part * whole.operations[how])
         broken = nursery.run(command(lake), Fault(str(root), at, how))
-        told = f"{how} at operation {at} of {whole.operations}: exit {broken.code}, {broken.err[-600:]}"
+        told = f"{how} at operation {at} of {whole.operations[how]}: exit {broken.code}, {broken.err[-600:]}"
         assert broken.code == -9 if how == "kill" else broken.code in (0, 3), told
         hits += broken.code != 0
         finished = nursery.run(command(lake), Fault(str(root)))

@@ -41,13 +41,19 @@ def run(target: Path, **options: Any) -> Answer:
     return verify.run(VerifyOptions(str(target), **options))
 
 
-def test_a_whole_release_passes_and_its_certificate_says_what_was_seen(
-    release: Path, lake: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "proof.json"
+@pytest.fixture(scope="module")
+def certificate(release: Path, lake: Path) -> Path:
+    """What the whole release is told of, against the lake."""
+    path = release.parent / "proof.json"
     answer = run(release, lake=str(lake), certificate=str(path))
     assert (answer.exit_code, answer.values["problems"]) == (0, [])
-    told, manifest = read_json(path), read_json(release / "manifest.json")
+    return path
+
+
+def test_a_whole_release_passes_and_its_certificate_says_what_was_seen(
+    release: Path, lake: Path, certificate: Path, tmp_path: Path
+) -> None:
+    told, manifest = read_json(certificate), read_json(release / "manifest.json")
     steps = sum(group["num_steps"] for group in manifest["groups"])
     frames = sum(group["num_steps"] * len(group["views"]) for group in manifest["groups"])
     checked = told["checked"]
@@ -90,22 +96,31 @@ def test_a_normalized_release_passes_too(lake: Path, tmp_path: Path) -> None:
     assert 0 < result.worst["statistics_error"] < 1e-6
 
 
+def _flipped_together(files: Sequence[Path]) -> list[list[Path]]:
+    """A file of every kind by itself; of all others every second one, so that the files beside them are whole."""
+    alone = {"manifest.json" if path.name == "manifest.json" else path.suffix: path for path in files}
+    others = [path for path in files if path not in alone.values()]
+    return [*([path] for path in alone.values()), others[::2], others[1::2]]
+
+
 def test_every_flipped_byte_is_found_and_named(copy: Path) -> None:
     files = sorted(path for path in copy.rglob("*") if path.is_file())
     assert {"manifest.json", "README.md", "croissant.json"} <= {path.name for path in files}
     assert {".parquet", ".mp4", ".tar", ".safetensors", ".json", ".jsonl", ".md"} == {path.suffix for path in files}
     flips = 0
-    for path in files:
-        data = path.read_bytes()
-        for position in sorted({0, len(data) // 3, len(data) // 2, len(data) - 1}):
-            changed = bytearray(data)
-            changed[position] ^= 1 << (flips % 8)
-            path.write_bytes(changed)
+    for changed in _flipped_together(files):
+        whole = {path: path.read_bytes() for path in changed}
+        for share in (0, 1 / 3, 1 / 2, 1):
+            for path, data in whole.items():
+                damaged = bytearray(data)
+                damaged[min(int(len(data) * share), len(data) - 1)] ^= 1 << (flips % 8)
+                path.write_bytes(damaged)
+                flips += 1
             problems = verify_release(copy).problems
-            assert [problem.where for problem in problems] == [str(path)], (path, position)
-            flips += 1
-        path.write_bytes(data)
-    assert flips > 3 * len(files)
+            assert sorted(problem.where for problem in problems) == sorted(map(str, changed)), share
+        for path, data in whole.items():
+            path.write_bytes(data)
+    assert flips == 4 * len(files)
     assert verify_release(copy, num_episodes=1).ok
 
 
@@ -229,9 +244,8 @@ def test_latents_of_another_encoder_are_refused(release: Path) -> None:
     assert "must not decode them" in answer.values["problems"][0]["message"]
 
 
-def test_the_report_shows_the_certificate(release: Path, lake: Path, tmp_path: Path) -> None:
-    proof, page = tmp_path / "proof.json", tmp_path / "page.html"
-    run(release, lake=str(lake), certificate=str(proof))
+def test_the_report_shows_the_certificate(release: Path, certificate: Path, tmp_path: Path) -> None:
+    proof, page = Path(shutil.copy(certificate, tmp_path / "proof.json")), tmp_path / "page.html"
     report.run(ReportOptions(str(release), str(page), False, certificate=str(proof)))
     told, text = read_json(proof), page.read_text()
     assert "Alignment certificate" in text

@@ -8,34 +8,26 @@ import json
 import random
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.lake import Lake
 from pipelines.layouts import rlds
-from pipelines.simulate import ROBOTS, SimulatedEpisode, simulate
+from pipelines.simulate import ROBOTS, simulate
 from pipelines.storage import file_sha256, files_under
+from tests.chain import first_steps
 
 VERBS = ("ingest", "encode", "build")
 FORMATS = ("lerobot_v3", "webdataset", "parquet")
 
 
-def _short(episode: SimulatedEpisode, num_steps: int) -> SimulatedEpisode:
-    return replace(
-        episode,
-        times_ns=episode.times_ns[:num_steps],
-        action=episode.action[:num_steps],
-        proprio=episode.proprio[:num_steps],
-        frame_numbers=episode.frame_numbers[:num_steps],
-    )
-
-
 def small_recordings(folder: Path, num_steps: int = 16) -> Path:
     """Writes the recordings; equal calls write equal bytes."""
     arm, gantry = ROBOTS
-    rlds.write([_short(simulate(arm, 5, index), num_steps) for index in range(3)], folder / "arm" / arm.name)
-    rlds.write([_short(simulate(gantry, 5, index), num_steps) for index in range(2)], folder / "gantry" / gantry.name)
+    rlds.write([first_steps(simulate(arm, 5, index), num_steps) for index in range(3)], folder / "arm" / arm.name)
+    rlds.write(
+        [first_steps(simulate(gantry, 5, index), num_steps) for index in range(2)], folder / "gantry" / gantry.name
+    )
     shutil.copytree(folder / "arm", folder / "arm_again")
     shard = sorted((folder / "gantry").rglob("*.tfrecord*"))[0]
     data = bytearray(shard.read_bytes())
