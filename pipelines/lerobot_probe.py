@@ -5,7 +5,7 @@ What versions differ in is where an episode lies, which each tells as a ``Place`
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 
 from pipelines.lerobot_tables import episode_path
 from pipelines.probed import EpisodeRows, LatentSpan, SampleContent, episode_at
+from pipelines.release_plan import EpisodePlan
 from pipelines.storage import inside
 from pipelines.windows import latent_spans
 from schemas.errors import ReleaseError
@@ -46,6 +47,7 @@ class LeRobotProbe(ABC):
         self._info: dict[str, Any] = json.loads((folder / "meta/info.json").read_bytes())
         self._rate: Fraction = parse_rate(group["rate"])
         self._open: tuple[Path, pa.Table] | None = None
+        self._words: dict[int, str] | None = None
         self._times: dict[str, tuple[Path, np.ndarray]] = {}
         self._keys = _keys_of_views(self._info["features"], [view["slot"] for view in group["views"]])
 
@@ -56,6 +58,14 @@ class LeRobotProbe(ABC):
     @abstractmethod
     def _place(self, episode_index: int, key: str) -> Place:
         """Where the feature ``key`` of an episode lies, relative to the folder."""
+
+    @abstractmethod
+    def _tasks(self) -> dict[int, str]:
+        """The words that a task's number stands for."""
+
+    def _segments(self, episode_index: int) -> list[tuple[int, int, str]] | None:  # noqa: ARG002 - of what versions add
+        """(first step, step behind the last, words) of an episode, where the version tells them once more."""
+        return None
 
     def rows(self, episode: Mapping[str, Any]) -> EpisodeRows:
         """See ``Probe``."""
@@ -73,7 +83,27 @@ class LeRobotProbe(ABC):
                 name: _array(table[feature]) for name, feature in _VECTORS.items() if feature in table.column_names
             },
             clock_error_s=max([float(error), *(self._frame_error_s(episode, view) for view in views)]),
+            at_odds=tuple(self._words_at_odds(EpisodePlan.told_by(episode), table["task_index"].to_numpy())),
         )
+
+    def _words_at_odds(self, plan: EpisodePlan, numbers: np.ndarray) -> Iterator[str]:
+        """Where rows, or the segments that are told beside them, have other words than the manifest."""
+        if self._words is None:
+            self._words = self._tasks()
+        others = plan.other_instructions
+        for start, stop, text in plan.texts:
+            for number in np.unique(numbers[start:stop]).tolist():
+                said = self._words.get(number, "")
+                # a recipe may join all that was said into one task
+                if said != text and not (others and said.startswith(text) and said.endswith(others[-1])):
+                    yield f"steps {start} to {stop - 1} have the task {said[:80]!r}, and should have {text[:80]!r}"
+        told = self._segments(plan.episode_index)
+        if told is not None and [one[:2] for one in told] != [one[:2] for one in plan.texts]:
+            yield "its segments are not those of the manifest"
+        elif told is not None and any(
+            not one[2].startswith(text) for one, (_, _, text) in zip(told, plan.texts, strict=True)
+        ):
+            yield "its segments have other words than the manifest's"
 
     def frames(self, episode: Mapping[str, Any], view: str, steps: Sequence[int]) -> np.ndarray:
         """See ``Probe``."""
@@ -184,6 +214,10 @@ def _keys_of_views(features: Mapping[str, Any], views: Sequence[str]) -> dict[st
     return {view: head + view for view in views}
 
 
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
 def _lacking(path: Path, message: str) -> ReleaseError:
     return ReleaseError(message, str(path), "build it again", "unreadable")
 
@@ -203,6 +237,17 @@ def _array(column: pa.ChunkedArray) -> np.ndarray:
 
 class LeRobotV2Probe(LeRobotProbe):
     """Of versions 2.0 and 2.1: a Parquet file, and a video of each view, for each episode."""
+
+    def __init__(self, folder: Path, group: Mapping[str, Any]) -> None:
+        super().__init__(folder, group)
+        self._lines = {line["episode_index"]: line for line in _lines(folder / "meta/episodes.jsonl")}
+
+    def _tasks(self) -> dict[int, str]:
+        return {line["task_index"]: line["task"] for line in _lines(self._folder / "meta/tasks.jsonl")}
+
+    def _segments(self, episode_index: int) -> list[tuple[int, int, str]]:
+        segments = self._lines[episode_index]["action_config"]
+        return [(one["start_frame"], one["end_frame"], one["action_text"]) for one in segments]
 
     def _data(self, episode_index: int) -> Path:
         return Path(episode_path(self._info["data_path"], episode_index))

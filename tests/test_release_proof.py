@@ -216,6 +216,19 @@ def test_a_video_of_another_episode_is_found(copy: Path, lake: Path) -> None:
     assert any("frames for the" in problem.message for problem in result.problems), result.problems
 
 
+def test_words_of_other_steps_or_episodes_are_named(copy: Path) -> None:
+    (tasks,) = (copy / "lerobot_v3").glob("sample_gantry*/meta/tasks.parquet")
+    rewrite(tasks, {"task_index": lambda numbers: numbers[::-1]})
+    (lines,) = (copy / "lerobot_v21").glob("sample_gantry*/meta/episodes.jsonl")
+    first, *rest = map(json.loads, lines.read_text().splitlines())
+    first["action_config"][0]["action_text"] = "something else"
+    lines.write_text("".join(json.dumps(line) + "\n" for line in (first, *rest)))
+    seal_again(copy)
+    problems = verify_release(copy).problems
+    assert {Path(one.where.partition(" episode")[0]).parent.name for one in problems} == {"lerobot_v3", "lerobot_v21"}
+    assert all("have the task" in one.message or "have other words" in one.message for one in problems)
+
+
 def test_latents_that_are_not_the_lakes_are_named(copy: Path, lake: Path) -> None:
     path = sorted((copy / "lerobot_v3").rglob("*.safetensors"))[0]
     with safetensors.safe_open(str(path), "numpy") as file:

@@ -20,6 +20,10 @@ class _LeRobotV3(LeRobotProbe):
         names = {"chunk_index": row["data/chunk_index"], "file_index": row["data/file_index"]}
         return Path(self._info["data_path"].format(**names))
 
+    def _tasks(self) -> dict[int, str]:
+        table = pq.read_table(self._folder / "meta/tasks.parquet", page_checksum_verification=True)
+        return dict(zip(table["task_index"].to_pylist(), table["task"].to_pylist(), strict=True))
+
     def _place(self, episode_index: int, key: str) -> Place:
         row = self._episodes[episode_index]
         names = {name: row[f"videos/{key}/{name}"] for name in ("chunk_index", "file_index")}
