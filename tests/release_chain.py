@@ -45,11 +45,11 @@ def make_release(lake: Path, out: Path, recipe: BuildRecipe = RECIPE) -> Path:
 
 
 def seal_again(release: Path) -> None:
-    """The manifest tells of the files as they are now, so that no hash is wrong."""
+    """The manifest tells of the files as they are now, so that no hash is wrong, none is missing and none is left over."""
     manifest: dict[str, Any] = json.loads((release / MANIFEST).read_bytes())
     manifest.pop(_SEAL)
-    for entry in manifest["files"]:
-        entry.update(asdict(file_record(release / entry["path"], release)))
+    paths = sorted(path for path in release.rglob("*") if path.is_file() and path != release / MANIFEST)
+    manifest["files"] = [asdict(file_record(path, release)) for path in paths]
     (release / MANIFEST).write_bytes(manifest_bytes({**manifest, _SEAL: _seal(manifest)}))
 
 

@@ -27,6 +27,7 @@ from schemas.release_choices import SplitRecipe, TextChoice
 from schemas.text_recipe import TextRecipe
 from tests.chain import read_json, run_build, run_ingest, write_short
 from tests.fake_build import FakeBuild, build_of, frame_number, make_build, write_build
+from tests.release_chain import seal_again
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = ("pick up the cube", "open  the door.", "put on/off", "")
@@ -240,3 +241,8 @@ def test_from_recordings_to_files(tmp_path: Path) -> None:
         kept = safetensors.numpy.load((folder / "t5_embeddings.safetensors").read_bytes())
         stored = embedding_of(lake, plan["instruction"], "hashed", padded=False).values
         np.testing.assert_array_equal(kept[cosmos_policy.text_key(plan["instruction"])][0, : len(stored)], stored)
+    pickle = folder / "t5_embeddings.pkl"
+    pickle.write_bytes(pickle.read_bytes()[:-20] + bytes(20))
+    seal_again(tmp_path / "out")
+    (problem,) = verify_release(tmp_path / "out", lake).problems
+    assert problem.message.startswith(f"{pickle}: it does not hold")

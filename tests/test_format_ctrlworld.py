@@ -354,6 +354,13 @@ def test_a_set_comes_back_from_the_lake_as_it_was(tmp_path: Path) -> None:
     problems = verify_release(out, Lake.open(lake)).problems
     assert problems
     assert all(found.message.startswith(f"{path}: the latent of frame ") for found in problems)
+    write_torch(path, read_torch(path).flip(0))
+    annotation = next(folder.glob("annotation/*/*.json"))
+    facts = read_json(annotation)
+    annotation.write_text(json.dumps({**facts, "latent_videos": facts["latent_videos"][::-1]}))
+    seal_again(out)
+    (problem,) = verify_release(out, Lake.open(lake)).problems
+    assert problem.message.startswith(f"{annotation}: its latents are not those of its cameras")
 
 
 def cartesian_at(columns: dict[str, np.ndarray], seconds: np.ndarray) -> np.ndarray:

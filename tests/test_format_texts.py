@@ -222,6 +222,9 @@ def test_one_folder_has_the_texts_of_two_trainers(tmp_path: Path) -> None:
     result = verify_release(tmp_path / "release", lake)
     assert result.ok
     assert result.checked["texts_compared_with_the_lake"] == 2 * len(episodes)
+    longer = TextRecipe(options={"length": 48})
+    assert texts.run(TextsOptions(str(tmp_path / "lake"), longer, "", False, "inline")).exit_code == 0
+    assert verify_release(tmp_path / "release", Lake.open(tmp_path / "lake")).ok
     path = folder / "t5_embedding" / "episode_000000.pt"
     write_torch(path, read_torch(path).flip(0))
     seal_again(tmp_path / "release")

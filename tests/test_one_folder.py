@@ -151,3 +151,9 @@ def test_latents_and_texts_are_proven_against_the_lake_and_what_was_changed_is_n
         problems = verify_release(copy, lake, num_episodes=many).problems
         assert problems
         assert all(str(path) in found.message and message in found.message for found in problems)
+    write_torch(path, content)
+    path.rename(path.with_name(path.name.replace(".pth", "0.pth")))
+    seal_again(copy)
+    problems = verify_release(copy, lake, num_episodes=many).problems
+    assert any("the episode has no such segment" in found.message for found in problems)
+    assert any("cannot be read back" in found.message for found in problems)

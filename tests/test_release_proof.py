@@ -16,9 +16,10 @@ from jobs.options import Answer, ReportOptions, VerifyOptions
 from pipelines.lake import Lake
 from pipelines.verify import verify_release
 from schemas.errors import UsageError
-from schemas.recipes import BuildRecipe, EncodeRecipe
-from tests.chain import read_json
-from tests.release_chain import ARM, FORMATS, GANTRY, RECIPE, make_lake, make_release, rewrite, seal_again
+from schemas.recipes import BuildRecipe, ClipRecipe, EncodeRecipe, ViewsRecipe
+from tests.chain import read_json, run_encode
+from tests.quad_lake import quad_lake
+from tests.release_chain import ARM, FORMATS, GANTRY, RECIPE, VIEWS, make_lake, make_release, rewrite, seal_again
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +250,56 @@ def test_latents_that_are_not_the_lakes_are_named(copy: Path, lake: Path) -> Non
     assert {Path(one.where.partition(" episode")[0]).parent.name for one in problems} == {"lerobot_v3", "webdataset"}
 
 
+CLIPS_AT_ODDS = {
+    "gone": "clips of the episode, the lake",
+    "twice": "clips of the episode, the lake",
+    "of another episode": "the lake has no such clip",
+    "no latents": "what it joins cannot be read back",
+}
+
+
+@pytest.mark.parametrize("damage", CLIPS_AT_ODDS)
+def test_clips_that_are_gone_or_left_over_are_named(damage: str, copy: Path, lake: Path) -> None:
+    path = sorted((copy / "lerobot_v3").rglob("*.safetensors"))[0]
+    if damage == "gone":
+        path.unlink()
+    elif damage == "twice":
+        shutil.copy(path, path.with_name(path.name.replace("_000.", "_007.")))
+    elif damage == "of another episode":
+        path.rename(path.with_name(path.name.replace("episode_000000_000", "episode_000001_007")))
+    else:
+        path.write_bytes(b"nothing of the kind")
+    seal_again(copy)
+    problems = verify_release(copy, Lake.open(lake)).problems
+    assert all("lerobot_v3" in one.where for one in problems)
+    assert any(CLIPS_AT_ODDS[damage] in one.message for one in problems)
+
+
+def test_clips_on_a_canvas_and_of_one_frame_tell_their_row_of_the_lake(tmp_path: Path) -> None:
+    quad_lake(tmp_path / "quad", num_steps=7)
+    lake = Lake.open(tmp_path / "quad" / "lake")
+    views = ViewsRecipe(canvas="grid_2x2", height_px=96, width_px=128)
+    run_encode(lake.root, EncodeRecipe(views=views, frame_stride=3, clip=ClipRecipe(kind="fixed", num_frames=1)))
+    recipe = BuildRecipe(
+        formats=("lerobot_v3", "webdataset"),
+        content="both",
+        encoder="wavelet",
+        latent_rate="native/3",
+        views=views,
+        horizon=4,
+        tokenizer=None,
+    )
+    release = make_release(lake.root, tmp_path / "release", recipe)
+    told = []
+    for path in (release / "lerobot_v3").rglob("*.safetensors"):
+        with safetensors.safe_open(str(path), "numpy") as file:
+            facts = json.loads(file.metadata()["wamloom"])
+        told.append((facts["latent_id"], facts["rate"]))
+    rows = lake.rows("latents", ["latent_id", "rate"])
+    assert sorted(told) == sorted((row["latent_id"], row["rate"]) for row in rows)
+    assert verify_release(release, lake).problems == []
+
+
 def test_latents_of_another_encoder_are_refused(release: Path) -> None:
     assert run(release, recipe=EncodeRecipe(encoder="wavelet"), encoder=True).exit_code == 0
     other = EncodeRecipe(encoder="wavelet", options={"spatial": 16})
@@ -276,10 +327,6 @@ def test_the_report_shows_the_certificate(release: Path, certificate: Path, tmp_
 
 
 def test_a_lake_that_has_grown_is_no_fault_of_the_release(release: Path, lake: Path, tmp_path: Path) -> None:
-    from schemas.recipes import ClipRecipe
-    from tests.chain import run_encode
-    from tests.release_chain import VIEWS
-
     grown = Path(shutil.copytree(lake, tmp_path / "lake"))
     run_encode(grown, EncodeRecipe(views=VIEWS, clip=ClipRecipe(kind="fixed", num_frames=5)))
     answer = run(release, lake=str(grown))
