@@ -40,7 +40,9 @@ class JoinedEpisode:
     lineage: pa.Table
     """Its rows of it."""
     clips: Mapping[str, Sequence[LatentClip]]
-    """By view, in time order; {} where the build joins no latents."""
+    """By view, in time order; {} where the lake has none."""
+    joins_latents: bool
+    """Whether the build joins latents."""
     embeddings: Mapping[str, TextEmbedding]
     """By instruction, and of the empty one; {} where the build joins none, or of another kind than the format's."""
     is_unchanged: bool

@@ -27,6 +27,7 @@ class JoinedProof:
         told = manifest["latents"]
         choice = None if told is None else (told["encoder_fingerprint"], told["views_fingerprint"])
         self._latents = JoinedLatents(lake, recipe, choice)
+        self._joins_latents = choice is not None
         self._texts = {name: BuildTexts(lake, kind) for name, kind in told_kinds(recipe, manifest["texts"]).items()}
         self._result = result
         self._is_unchanged = result.lake_content == manifest["lake_content"]
@@ -47,6 +48,13 @@ class JoinedProof:
         plan = EpisodePlan.told_by(episode)
         texts = self._texts.get(name, self._texts.get(""))
         embeddings = {} if texts is None else texts.embeddings_of(stored, plan)
-        yield from self._probes[name].problems(
-            JoinedEpisode(plan, lineage, self._known[1], embeddings, self._is_unchanged, self._result.checked)
+        joined = JoinedEpisode(
+            plan=plan,
+            lineage=lineage,
+            clips=self._known[1],
+            joins_latents=self._joins_latents,
+            embeddings=embeddings,
+            is_unchanged=self._is_unchanged,
+            compared=self._result.checked,
         )
+        yield from self._probes[name].problems(joined)

@@ -1,6 +1,9 @@
 """Files of a release, read back as their users would: what every format's ``count`` does, and the errors it raises."""
 
 import json
+import lzma
+import tarfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,11 @@ UNREADABLE = (
     LookupError,
     TypeError,
     RuntimeError,
+    EOFError,
+    MemoryError,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zlib.error,
 )
 """What a damaged file makes of reading it: libraries' own errors, h5py's RuntimeError among them, and, where it holds something
 of another kind or shape than was written, those of looking into that."""

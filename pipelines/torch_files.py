@@ -4,8 +4,10 @@ torch is imported when the first of them is made or read.
 """
 
 import io
+import lzma
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +56,16 @@ def read_torch(path: Path) -> Any:
             damaged = archive.testzip()
         if damaged is None:
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, OSError, EOFError, RuntimeError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        pickle.UnpicklingError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+    ) as error:
         raise unreadable(path, error) from error
     raise unreadable(path, f"{damaged} in it is damaged")
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.storage import inside
+from schemas.errors import ReleaseError
 
 _Members = dict[str, tuple[int, int]]
 """By suffix: where a member of a sample begins in its shard, and its size."""
@@ -30,6 +31,8 @@ class Shards:
             if number < first + entry["samples"]:
                 break
             first += entry["samples"]
+        else:
+            raise ReleaseError(f"no shard has sample {number}", str(self._folder), "build it again", "unreadable")
         path = inside(self._folder, entry["file"])
         if self._open is None or self._open[0] != path:
             self._open = path, {facts["sample"]: (facts, members) for facts, members in self._samples(path)}

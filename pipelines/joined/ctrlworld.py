@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.joined import JoinedEpisode
+from pipelines.joined_episode import is_same
+from pipelines.latent_steps import FrameLatents
 from pipelines.read_back import read_index
 from pipelines.torch_files import read_numbers, read_torch
 
@@ -21,7 +23,7 @@ class _CtrlWorld:
 
     def problems(self, episode: JoinedEpisode) -> Iterator[str]:
         """See ``JoinedProbe``."""
-        if not episode.clips:
+        if not episode.joins_latents:
             return
         name = f"{episode.plan.split}/{episode.plan.episode_index}"
         annotation = self._folder / "annotation" / f"{name}.json"
@@ -31,6 +33,7 @@ class _CtrlWorld:
             yield f"{annotation}: its latents are not those of its cameras, in their order"
             return
         valid = episode.lineage["valid"].to_numpy(zero_copy_only=False)[:: self._stride]
+        times = episode.lineage["time_ns"].to_numpy()[:: self._stride]
         for view, one in zip(self._cameras, wanted, strict=True):
             path = self._folder / one
             values = read_numbers(path, read_torch(path), "float32", 4)
@@ -38,8 +41,14 @@ class _CtrlWorld:
             if len(values) != len(frames):
                 yield f"{path}: it has {len(values)} latents for {len(frames)} frames"
                 continue
-            for at in valid.nonzero()[0].tolist():  # what does not count has the latent that was there last
-                yield from episode.latent(path, view, (int(frames[at]),), values[at], "float32")
+            known = FrameLatents(episode.clips.get(view, ()))
+            for at, (frame, time_ns) in enumerate(zip(frames.tolist(), times.tolist(), strict=True)):
+                if valid[at]:
+                    yield from episode.latent(path, view, (frame,), values[at], "float32")
+                    continue
+                before = known.before(frame, time_ns)  # what does not count has the latent that was there last
+                if episode.is_unchanged and (before is None or not is_same(values[at], before, "float32")):
+                    yield f"{path}: the latent of step {at * self._stride}, which does not count, is not the one before it"
 
 
 def open_group(folder: Path, group: Mapping[str, Any]) -> _CtrlWorld:

@@ -10,6 +10,7 @@ import safetensors
 
 from pipelines.joined import JoinedEpisode
 from pipelines.joined_episode import is_same
+from pipelines.read_back import unreadable
 from schemas.latent import LatentClip
 
 
@@ -25,9 +26,13 @@ class _LeRobotV3:
         for view in sorted(episode.clips.keys() | {path.name for path in self._folder.glob("*")}):
             known = {clip.latent_id: clip for clip in episode.clips.get(view, ())}
             there: list[str] = []
-            for path in sorted((self._folder / view).glob(f"episode_{number:06d}_*.safetensors")):
-                with safetensors.safe_open(str(path), "numpy") as file:
-                    told, values = json.loads(file.metadata()["wamloom"]), file.get_tensor("latents")
+            found = (self._folder / view).glob(f"episode_{number:06d}_*.safetensors")
+            for path in sorted(found, key=lambda path: int(path.stem.rpartition("_")[2])):
+                try:
+                    with safetensors.safe_open(str(path), "numpy") as file:
+                        told, values = json.loads(file.metadata()["wamloom"]), file.get_tensor("latents")
+                except (safetensors.SafetensorError, LookupError, TypeError) as error:
+                    raise unreadable(path, error) from error
                 there.append(told["latent_id"])
                 if told["latent_id"] not in known:
                     yield f"{path}: the lake has no such clip of {view}"
@@ -48,6 +53,8 @@ def _differences(told: Mapping[str, Any], values: np.ndarray, clip: LatentClip) 
         "times_ns": list(clip.plan.times_ns),
         "temporal_stride": clip.temporal_stride,
         "leading_frames": clip.leading_frames,
+        "encoder_fingerprint": clip.plan.encoder_fingerprint,
+        "views_fingerprint": clip.plan.views_fingerprint,
     }
     yield from (f"its {name} is not that of the lake's clip" for name, value in facts.items() if told[name] != value)
     if not is_same(values, clip.values, None):

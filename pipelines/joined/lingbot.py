@@ -52,6 +52,9 @@ class _LingBot:
         flat = read_numbers(path, content["latent"], "bfloat16", 2)
         values = flat.reshape(count, rows, columns, -1).transpose(0, 3, 1, 2)
         steps = np.array(content["frame_ids"])
+        if len(steps) < 2 or steps[0] < span[0] or steps[-1] >= span[1] or np.any(np.diff(steps, 2)):
+            yield f"{path}: its frames are not at even distances inside its segment"
+            return
         frames = episode.lineage[f"frame_id_{view}"].to_numpy()[steps]
         rate = self._rate / int(steps[1] - steps[0])
         if (content["ori_fps"], content["fps"]) != (float(self._rate), float(rate)):

@@ -1,6 +1,6 @@
 """Proves the latents in WebDataset's samples: those that cover a window, in time order."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,17 @@ import numpy as np
 from pipelines.joined import JoinedEpisode
 from pipelines.joined_episode import is_same
 from pipelines.webdataset_shards import Shards
+from pipelines.window_latents import window_latents
+from schemas.latent import LatentClip
+from schemas.time import NANOSECONDS, parse_rate
 
 
 class _WebDataset:
     """See ``JoinedProbe``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, group: Mapping[str, Any]) -> None:
         self._shards = Shards(folder)
+        self._period_ns = int(NANOSECONDS / parse_rate(group["rate"]))
 
     def problems(self, episode: JoinedEpisode) -> Iterator[str]:
         """See ``JoinedProbe``."""
@@ -25,43 +29,45 @@ class _WebDataset:
         for number, (facts, members) in samples.items():
             if facts["episode_id"] != episode.plan.episode_id:
                 continue
-            where = f"{path} sample {number}"
-            times = facts["times_ns"][0], facts["times_ns"][facts["num_steps"] - 1]
             for view in sorted(episode.clips.keys() | facts["latents"].keys()):
-                spans = facts["latents"].get(view, [])
-                values = (
-                    self._shards.array(path, members[f"{view}.latent.npy"]) if f"{view}.latent.npy" in members else ()
-                )
-                if len(values) != len(spans):
-                    yield f"{where}: it has {len(values)} latents of {view}, and tells of {len(spans)}"
-                    continue
-                starts = [span["times_ns"][0] for span in spans]
-                if np.any(np.diff(starts) <= 0):
-                    yield f"{where}: its latents of {view} are not in the order of time"
-                begin = {clip.plan.times_ns[0] for clip in episode.clips.get(view, ())}
-                if not spans and episode.is_unchanged and any(times[0] <= one <= times[1] for one in begin):
-                    yield f"{where}: it has no latents of {view}, and the lake has some of these frames"
-                for span, held in zip(spans, values, strict=True):
-                    yield from self._latent(episode, where, view, span, held)
+                spans, name = facts["latents"].get(view, []), f"{view}.latent.npy"
+                values = self._shards.array(path, members[name]) if name in members else np.zeros(0)
+                clips = episode.clips.get(view, ())
+                if episode.is_unchanged:
+                    same = self._made_again(episode, clips, facts, spans, values)
+                else:  # of further clips, others might be chosen
+                    same = _are_there(episode, view, spans, values)
+                episode.compared["latents_compared_with_the_lake"] += len(values)
+                if not same:
+                    yield f"{path} sample {number}: its latents of {view} are not those that the lake gives for its steps"
 
-    def _latent(
-        self, episode: JoinedEpisode, where: str, view: str, span: Mapping[str, Any], values: np.ndarray
-    ) -> Iterator[str]:
-        episode.compared["latents_compared_with_the_lake"] += 1
-        found = [
-            one
-            for one in episode.latents.get((view, tuple(span["frame_ids"])), [])
-            if (one.clip.latent_id, one.latent) == (span["latent_id"], span["latent"])
-        ]
-        what = f"{where}: latent {span['latent']} of a clip of {view}"
-        if not found:
-            yield f"{what} is of other frames than the lake's, or of a clip that it does not have"
-        elif found[0].clip.plan.times_ns[found[0].frames[0]] != span["times_ns"][0]:
-            yield f"{what} is told to be of another time than it is"
-        elif not is_same(values, found[0].values, None):
-            yield f"{what} is not the lake's"
+    def _made_again(
+        self,
+        episode: JoinedEpisode,
+        clips: Sequence[LatentClip],
+        facts: Mapping[str, Any],
+        spans: Sequence[Mapping[str, Any]],
+        values: np.ndarray,
+    ) -> bool:
+        times = episode.lineage["time_ns"].to_numpy()
+        start, stop = facts["step"], facts["step"] + facts["num_steps"]
+        given, told = window_latents(clips, times, self._period_ns, start, stop)
+        return list(spans) == told and is_same(values, given, None)
 
 
-def open_group(folder: Path, group: Mapping[str, Any]) -> _WebDataset:  # noqa: ARG001 - of the protocol
+def _are_there(episode: JoinedEpisode, view: str, spans: Sequence[Mapping[str, Any]], values: np.ndarray) -> bool:
+    """Whether the lake has these latents of these frames, in the order of their ends."""
+    if len(values) != len(spans) or np.any(np.diff([span["times_ns"][1] for span in spans]) <= 0):
+        return False
+    return all(
+        any(
+            (one.clip.latent_id, one.latent) == (span["latent_id"], span["latent"]) and is_same(held, one.values, None)
+            for one in episode.latents.get((view, tuple(span["frame_ids"])), ())
+        )
+        for span, held in zip(spans, values, strict=True)
+    )
+
+
+def open_group(folder: Path, group: Mapping[str, Any]) -> _WebDataset:
     """See ``pipelines.joined``."""
-    return _WebDataset(folder)
+    return _WebDataset(folder, group)
