@@ -121,6 +121,8 @@ class GroupProof:
                     yield Problem(where, message)
             except LakeError as error:
                 yield Problem(error.where, error.message)
+            except WamloomError as error:
+                yield Problem(where, f"what it joins: {error.where}: {error.message}")
             except UNREADABLE as error:
                 yield Problem(where, f"what it joins cannot be read back: {error!r}")
 

@@ -246,7 +246,8 @@ def test_latents_that_are_not_the_lakes_are_named(copy: Path, lake: Path) -> Non
             file.write(bytes([last ^ 1]))
     seal_again(copy)
     problems = verify_release(copy, Lake.open(lake)).problems
-    assert all("latent" in one.message and "not the lake's" in one.message for one in problems)
+    wrong = ("its latents are not the lake's", "its latents of primary are not those that the lake gives for its steps")
+    assert all(one.message.endswith(wrong) or "wrist" in one.message for one in problems)
     assert {Path(one.where.partition(" episode")[0]).parent.name for one in problems} == {"lerobot_v3", "webdataset"}
 
 
@@ -254,7 +255,7 @@ CLIPS_AT_ODDS = {
     "gone": "clips of the episode, the lake",
     "twice": "clips of the episode, the lake",
     "of another episode": "the lake has no such clip",
-    "no latents": "what it joins cannot be read back",
+    "no latents": "cannot be read back",
 }
 
 
