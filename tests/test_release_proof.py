@@ -276,6 +276,16 @@ def test_clips_that_are_gone_or_left_over_are_named(damage: str, copy: Path, lak
     assert any(CLIPS_AT_ODDS[damage] in one.message for one in problems)
 
 
+def test_windows_of_overlapping_clips_are_made_again(lake: Path, tmp_path: Path) -> None:
+    more = Path(shutil.copytree(lake, tmp_path / "lake"))
+    run_encode(more, EncodeRecipe(views=VIEWS, clip=ClipRecipe(phases=(0, 1, 2, 3))))
+    recipe = RECIPE.model_copy(update={"formats": ("webdataset", "lerobot_v3"), "sample_stride": 1})
+    release = make_release(more, tmp_path / "release", recipe)
+    result = verify_release(release, Lake.open(more))
+    assert result.problems == []
+    assert result.checked["latents_compared_with_the_lake"] > 100
+
+
 def test_clips_on_a_canvas_and_of_one_frame_tell_their_row_of_the_lake(tmp_path: Path) -> None:
     quad_lake(tmp_path / "quad", num_steps=7)
     lake = Lake.open(tmp_path / "quad" / "lake")
