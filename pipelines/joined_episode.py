@@ -23,8 +23,6 @@ class LakeLatent:
 
     clip: LatentClip
     latent: int
-    frames: tuple[int, int]
-    """The half-open span of the clip's frames that it is of."""
 
     @property
     def values(self) -> np.ndarray:
@@ -44,7 +42,7 @@ class JoinedEpisode:
     joins_latents: bool
     """Whether the build joins latents."""
     embeddings: Mapping[str, TextEmbedding]
-    """By instruction, and of the empty one; {} where the build joins none, or of another kind than the format's."""
+    """By instruction, and of the empty one: of the format's kind; {} where the build joins none."""
     is_unchanged: bool
     """Whether the lake has what it had when the release was built, and no further latents of the episode."""
     compared: Counter[str]
@@ -59,12 +57,12 @@ class JoinedEpisode:
                 spans = latent_spans(clip.leading_frames, clip.temporal_stride, len(clip.values))
                 for latent, span in enumerate(spans):
                     shown = view, clip.plan.frame_ids[slice(*span)]
-                    found.setdefault(shown, []).append(LakeLatent(clip, latent, span))
+                    found.setdefault(shown, []).append(LakeLatent(clip, latent))
         return found
 
     def latent(
         self,
-        path: Path | str,
+        path: Path,
         view: str,
         frames: tuple[int, ...],
         values: np.ndarray,

@@ -21,6 +21,11 @@ from schemas.text_recipe import TextDtype
 if TYPE_CHECKING:
     import torch
 
+_BEGIN, _END = b"\x80\x04}(", b"u."
+"""Of a pickle: protocol 4, an empty dict, and the mark of its items; all of which go into it."""
+_LOAD, _CALL = b"ctorch.storage\n_load_from_bytes\nB", b"\x85R"
+"""What is called, and what stands before the bytes, and behind them: that it is called with these alone."""
+
 
 def tensor(values: np.ndarray, dtype: TextDtype) -> "torch.Tensor":
     """``values`` as a tensor of its own memory, rounded to nearest, ties to even, where ``dtype`` is narrower."""
@@ -48,14 +53,20 @@ def write_torch(path: Path, value: Any) -> None:
 
 def read_torch(path: Path) -> Any:
     """What ``write_torch`` wrote; nothing in the file is run. Raises ReleaseError where it is damaged."""
+    return _loaded(path, path)
+
+
+def _loaded(path: Path, source: Path | io.BytesIO) -> Any:
     import torch
 
     try:
         # torch checks no sums: an archive that was cut or changed is noticed here
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             damaged = archive.testzip()
         if damaged is None:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            if isinstance(source, io.BytesIO):
+                source.seek(0)
+            return torch.load(source, map_location="cpu", weights_only=True)
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -89,11 +100,38 @@ def pickled_tensors(values: Mapping[str, np.ndarray], dtype: TextDtype) -> bytes
     """
     import torch
 
-    parts = [b"\x80\x04}("]  # protocol 4, an empty dict, and the mark of its items
+    parts = [_BEGIN]
     for name, array in values.items():
         text, buffer = name.encode(), io.BytesIO()
         torch.save(tensor(array, dtype), buffer)
         data = buffer.getvalue()
-        parts += [b"X", len(text).to_bytes(4, "little"), text, b"ctorch.storage\n_load_from_bytes\n"]
-        parts += [b"B", len(data).to_bytes(4, "little"), data, b"\x85R"]  # called with these bytes alone
-    return b"".join([*parts, b"u."])
+        parts += [b"X", len(text).to_bytes(4, "little"), text, _LOAD, len(data).to_bytes(4, "little"), data, _CALL]
+    return b"".join([*parts, _END])
+
+
+def read_pickled(path: Path) -> dict[str, Any]:
+    """By name what ``pickled_tensors`` wrote. Only its own instructions are taken, and none of them is run.
+
+    Raises ReleaseError where the file has any other, or is damaged.
+    """
+    data = path.read_bytes()
+    found: dict[str, Any] = {}
+
+    def take(at: int, wanted: bytes) -> int:
+        if not data.startswith(wanted, at):
+            raise unreadable(path, f"it has other instructions than were written, at byte {at}")
+        return at + len(wanted)
+
+    def take_bytes(at: int) -> tuple[bytes, int]:
+        stop = at + 4 + int.from_bytes(data[at : at + 4], "little")
+        return data[at + 4 : stop], stop
+
+    at = take(0, _BEGIN)
+    while not data.startswith(_END, at):
+        name, at = take_bytes(take(at, b"X"))
+        content, at = take_bytes(take(at, _LOAD))
+        at = take(at, _CALL)
+        found[name.decode()] = _loaded(path, io.BytesIO(content))
+    if take(at, _END) != len(data):
+        raise unreadable(path, "there is something behind its end")
+    return found

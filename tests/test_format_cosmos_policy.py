@@ -19,7 +19,7 @@ from pipelines.formats import cosmos_policy
 from pipelines.lake import Lake
 from pipelines.numbers import numbers_of
 from pipelines.text_rows import embedding_of
-from pipelines.torch_files import pickled_tensors
+from pipelines.torch_files import pickled_tensors, read_numbers, read_pickled
 from pipelines.verify import verify_release
 from schemas.errors import RecipeError, ReleaseError
 from schemas.recipes import BuildRecipe, ViewsRecipe, load_recipe
@@ -242,7 +242,22 @@ def test_from_recordings_to_files(tmp_path: Path) -> None:
         stored = embedding_of(lake, plan["instruction"], "hashed", padded=False).values
         np.testing.assert_array_equal(kept[cosmos_policy.text_key(plan["instruction"])][0, : len(stored)], stored)
     pickle = folder / "t5_embeddings.pkl"
-    pickle.write_bytes(pickle.read_bytes()[:-20] + bytes(20))
-    seal_again(tmp_path / "out")
-    (problem,) = verify_release(tmp_path / "out", lake).problems
-    assert problem.message.startswith(f"{pickle}: it does not hold")
+    whole = pickle.read_bytes()
+    values = {text: read_numbers(pickle, value, "bfloat16", 3) for text, value in read_pickled(pickle).items()}
+    changed = {text: value[:, ::-1] for text, value in values.items()}
+    for data, told in (
+        (pickled_tensors(changed, "bfloat16"), f"{pickle}: it does not hold what"),
+        (
+            whole.replace(b"_load_from_bytes", b"_load_from_other", 1),
+            f"{pickle}: cannot be read back: it has other instructions",
+        ),
+        (whole[:-2] + b"." + whole[-2:], "other instructions"),
+        (whole[:4000] + b"\xff" * 9 + whole[4009:], f"{pickle}: cannot be read back"),
+        (whole + b"u.", "there is something behind its end"),
+        (whole[:-30], f"{pickle}: cannot be read back"),
+    ):
+        pickle.write_bytes(data)
+        seal_again(tmp_path / "out")
+        problems = verify_release(tmp_path / "out", lake).problems
+        assert problems
+        assert told in problems[0].message
