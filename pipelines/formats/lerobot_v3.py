@@ -103,8 +103,9 @@ class _LeRobotUnit:
         episode = self._progress.episode
         self._progress.end()
         for slot, clips in sorted(episode.latents.items()):
+            digits = max(3, len(str(len(clips) - 1)))  # so that names sort as clips do
             for number, clip in enumerate(clips):
-                name = f"latents/{slot}/episode_{episode.plan.episode_index:06d}_{number:03d}.safetensors"
+                name = f"latents/{slot}/episode_{episode.plan.episode_index:06d}_{number:0{digits}d}.safetensors"
                 write_durably(self._folder / name, _latent_bytes(clip))
         self._rows.append(self._episode_row(episode))
         self._first_frame += episode.plan.num_steps
