@@ -133,7 +133,8 @@ class VideoWriter:
                 raise self._mixed()
             setup = template.codec_context.extradata or b""
             if self._copied_setup is None and self.num_frames == 0:
-                with contextlib.suppress(av.FFmpegError):  # the encoder has nothing to end
+                self._end_encoder()
+                with contextlib.suppress(av.FFmpegError):  # there is nothing in it
                     self._container.close()
                 self._container = self._opened()
                 self._stream = self._container.add_stream_from_template(template, opaque=True)
@@ -181,6 +182,7 @@ class VideoWriter:
 
     def abandon(self) -> None:
         """Ends without leaving a file; nothing happens after ``close``."""
+        self._end_encoder()
         with contextlib.suppress(av.FFmpegError):  # there may be nothing yet to end
             self._container.close()
         self._scratch.cleanup()
@@ -188,6 +190,12 @@ class VideoWriter:
     def __del__(self) -> None:
         if hasattr(self, "_container"):
             self.abandon()
+
+    def _end_encoder(self) -> None:
+        """SVT-AV1 3, freed before the end of its stream, crashes the process or hangs the next one that is at work in it."""
+        if self._copied_setup is None and hasattr(self, "_stream") and self._stream.codec_context.is_open:
+            with contextlib.suppress(av.FFmpegError):  # it ended long ago
+                self._stream.encode(None)
 
     def _mux(self, frame: av.VideoFrame | None) -> None:
         for packet in self._stream.encode(frame):

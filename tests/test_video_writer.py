@@ -1,6 +1,8 @@
 """What every common reader makes of a written video: times, key frames, colours; equal frames give equal bytes."""
 
 import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import pytest
 from pipelines.video_writer import VideoWriter
 from schemas.errors import RecipeError, ReleaseError
 from schemas.recipes import VideoRecipe
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def colored_frames(num_frames: int = 12, height: int = 64, width: int = 96) -> np.ndarray:
@@ -103,3 +107,38 @@ def test_no_encoder_takes_real_time_priority_for_this_process(tmp_path: Path, co
         moment()
         threads = [int(path.name) for path in Path("/proc/self/task").iterdir()]
         assert {os.sched_getscheduler(thread) for thread in threads} == {before}
+
+
+_ABANDONED = """
+import sys
+from fractions import Fraction
+from pathlib import Path
+import numpy as np
+from pipelines.video_writer import VideoWriter
+from schemas.recipes import VideoRecipe
+
+folder = Path(sys.argv[1])
+frames = np.random.default_rng(0).integers(0, 255, (18, 96, 128, 3), dtype=np.uint8)
+def writer(preset):
+    return VideoWriter(folder / f"{preset}.mp4", Fraction(20), 96, 128, VideoRecipe(codec="av1", preset=preset))
+for count in range(12):
+    held = []
+    for preset in ("10", "12"):
+        broken_off = writer(preset)
+        broken_off.write(frames[:count])
+        if count % 2:
+            broken_off.abandon()
+            held.append(broken_off)
+        del broken_off
+    whole = writer("12")
+    whole.write(frames)
+    whole.close()
+print(sorted(path.name for path in folder.iterdir()))
+"""
+
+
+def test_files_of_av1_that_are_broken_off_harm_no_other(tmp_path: Path) -> None:
+    """In a process of its own, which its encoder would crash or hang."""
+    command = [sys.executable, "-c", _ABANDONED, str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout) == (0, "['12.mp4']\n"), ended.stderr
