@@ -27,12 +27,12 @@ class _CosmosVideo:
         for view in self._views:
             stem = f"episode_{episode.plan.episode_index:06d}_{view}"
             folder = self._folder / episode.plan.split
-            prompt, pickle = folder / "metas" / f"{stem}.txt", folder / "t5_xxl" / f"{stem}.pickle"
+            prompt, written = folder / "metas" / f"{stem}.txt", folder / "t5_xxl" / f"{stem}.pickle"
             episode.compared["texts_compared_with_the_lake"] += 1
             if prompt.read_bytes() != embedding.prompt.encode():
                 yield f"{prompt}: it is not the prompt of {text[:80]!r}"
-            if pickle.read_bytes() != data:
-                yield f"{pickle}: the embedding of {text[:80]!r} is not the lake's"
+            if written.read_bytes() != data:
+                yield f"{written}: the embedding of {text[:80]!r} is not the lake's"
 
 
 def open_group(folder: Path, group: Mapping[str, Any]) -> _CosmosVideo:
