@@ -21,6 +21,7 @@ from av.video.stream import VideoStream
 
 from pipelines.lerobot_tables import episode_path
 from pipelines.probed import EpisodeRows, LatentSpan, SampleContent, episode_at
+from pipelines.read_back import read_lines
 from pipelines.release_plan import EpisodePlan
 from pipelines.storage import inside
 from pipelines.windows import latent_spans
@@ -214,10 +215,6 @@ def _keys_of_views(features: Mapping[str, Any], views: Sequence[str]) -> dict[st
     return {view: head + view for view in views}
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
-
-
 def _lacking(path: Path, message: str) -> ReleaseError:
     return ReleaseError(message, str(path), "build it again", "unreadable")
 
@@ -240,10 +237,10 @@ class LeRobotV2Probe(LeRobotProbe):
 
     def __init__(self, folder: Path, group: Mapping[str, Any]) -> None:
         super().__init__(folder, group)
-        self._lines = {line["episode_index"]: line for line in _lines(folder / "meta/episodes.jsonl")}
+        self._lines = {line["episode_index"]: line for line in read_lines(folder / "meta/episodes.jsonl")}
 
     def _tasks(self) -> dict[int, str]:
-        return {line["task_index"]: line["task"] for line in _lines(self._folder / "meta/tasks.jsonl")}
+        return {line["task_index"]: line["task"] for line in read_lines(self._folder / "meta/tasks.jsonl")}
 
     def _segments(self, episode_index: int) -> list[tuple[int, int, str]]:
         segments = self._lines[episode_index]["action_config"]

@@ -5,7 +5,7 @@ Parquet file, so that no list of all episodes is carried along. ``meta/info.json
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from pipelines.lerobot_tables import (
     video_key,
 )
 from pipelines.named_parts import require_pictures
-from pipelines.read_back import finished, num_frames, num_rows, unreadable
+from pipelines.read_back import finished, num_frames, num_rows, read_lines, unreadable
 from pipelines.release_plan import (
     BuiltEpisode,
     EpisodePlan,
@@ -201,11 +201,11 @@ class LeRobotV2:
             path = folder / f"meta/{name}.jsonl"
             if name == "episodes_stats" and info["codebase_version"] == "v2.0":
                 continue
-            found = sum(1 for _ in _read_lines(path))
+            found = sum(1 for _ in read_lines(path))
             if found != info[total]:
                 raise unreadable(path, f"{found} lines where {total} is {info[total]}")
         keys = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
-        episodes = list(_read_lines(folder / "meta/episodes.jsonl"))
+        episodes = list(read_lines(folder / "meta/episodes.jsonl"))
         samples = frames = 0
         for line in episodes:
             index = int(line["episode_index"])
@@ -273,15 +273,3 @@ def _plain(stats: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         feature: {name: value for name, value in found.items() if name not in QUANTILES}
         for feature, found in stats.items()
     }
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a file. Raises ReleaseError where one is none, or the last was not ended."""
-    try:
-        data = path.read_bytes()
-        if not data.endswith(b"\n"):
-            raise ValueError("its last line has no end")
-        for line in data.splitlines():
-            yield json.loads(line)
-    except (OSError, ValueError) as error:
-        raise unreadable(path, error) from error

@@ -4,7 +4,7 @@ import json
 import lzma
 import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,18 @@ def read_index(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise unreadable(path, "it is no JSON object")
     return found
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON lines of a file. Raises ReleaseError where one is none, or the last was not ended."""
+    try:
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            raise ValueError("its last line has no end")
+        for line in data.splitlines():
+            yield json.loads(line)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
 
 
 def num_rows(path: Path) -> int:
